@@ -1,0 +1,1 @@
+"""The float graph: from an ArchSpec, or from ONNX."""

@@ -1,0 +1,1 @@
+"""The int8 IR and the native converter."""

@@ -1,0 +1,1 @@
+"""int8 IR <-> flatbuffer, and lint."""

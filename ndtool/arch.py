@@ -1,0 +1,386 @@
+"""Architectures as frozen data, and their lowering to a flat list of layers.
+
+An `ArchSpec` says what a network is in a researcher's terms (stem, blocks, head). `lower` turns it
+into `Layer`s, each one convolution, pooling, addition or matrix product. The torch module, the
+supernet, the float graph and the counts all walk that one list, so they cannot disagree.
+Padding is TensorFlow's SAME everywhere (quantisation, section 3.1). Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import ClassVar, Final
+
+from ndtool.errors import ConfigError, InputError
+
+MAX_CHANNELS: Final = 65_536
+MAX_BLOCKS: Final = 512
+_STRICT: Final = {"extra": "forbid"}
+
+
+class Act(StrEnum):
+    """Activation after a layer."""
+
+    NONE = "none"
+    RELU = "relu"
+    RELU6 = "relu6"
+    HARD_SWISH = "hard_swish"
+    HARD_SIGMOID = "hard_sigmoid"
+
+
+class BlockKind(StrEnum):
+    """SEPARABLE: depthwise, pointwise. INVERTED: 1x1 expand, depthwise, [SE], 1x1 project."""
+
+    SEPARABLE = "separable"
+    INVERTED = "inverted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stem:
+    """First convolution, k x k, BN, activation."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    c_out: int
+    kernel: int
+    stride: int
+    act: Act
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One separable or inverted-residual block; BN after every convolution but the SE's."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    kind: BlockKind
+    kernel: int
+    stride: int
+    mid: int  # expanded channels; 0 for SEPARABLE
+    c_out: int
+    act: Act  # after expansion and depthwise
+    act_out: Act = Act.NONE  # after the last 1x1
+    se: int = 0  # channels of the squeeze; 0: no squeeze-excite
+    shortcut: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """[1x1 convolution] -> mean over space -> [hidden layer with bias] -> linear classifier."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    conv: int = 0  # channels of the 1x1 convolution before pooling; 0: none
+    conv_act: Act = Act.NONE
+    hidden: int = 0  # width of the layer after pooling (mbv3); 0: none
+    hidden_act: Act = Act.NONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchSpec:
+    """A whole network. Sizes are in channels and pixels; all widths are explicit."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    model: str
+    width: float
+    height_px: int
+    width_px: int
+    in_channels: int
+    classes: int
+    stem: Stem
+    blocks: tuple[Block, ...]
+    head: Head
+    bn_eps: float = 1e-5
+
+    def to_json(self) -> str:
+        """One line of sorted JSON; `parse_spec` reads it back to an equal spec."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class LayerOp(StrEnum):
+    """What a lowered layer computes."""
+
+    CONV = "conv"
+    DEPTHWISE = "depthwise"
+    LINEAR = "linear"
+    MEAN = "mean"  # over height and width
+    ADD = "add"
+    MUL = "mul"  # second input is [N, C] or [N, C, 1, 1], broadcast over space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One primitive operation; `inputs` are names of earlier layers or `INPUT`.
+
+    MEAN keeps its spatial axes (N, C, 1, 1) where a convolution or MUL reads it (`keep_dims`),
+    else it gives (N, C). Weights: CONV (c_out, c_in, k, k), DEPTHWISE (c_out, 1, k, k),
+    LINEAR (c_out, c_in), named `NAME.weight`, `NAME.bias`, `NAME.bn.{weight,bias,running_mean,
+    running_var}`.
+    """
+
+    name: str
+    op: LayerOp
+    inputs: tuple[str, ...]
+    c_in: int
+    c_out: int
+    hw_in: tuple[int, int]
+    hw_out: tuple[int, int]
+    kernel: int = 1
+    stride: int = 1
+    bn: bool = False
+    bias: bool = False
+    act: Act = Act.NONE
+    keep_dims: bool = True
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Torch layout; empty for a layer without weights."""
+        match self.op:
+            case LayerOp.CONV:
+                return (self.c_out, self.c_in, self.kernel, self.kernel)
+            case LayerOp.DEPTHWISE:
+                return (self.c_out, 1, self.kernel, self.kernel)
+            case LayerOp.LINEAR:
+                return (self.c_out, self.c_in)
+            case LayerOp.MEAN | LayerOp.ADD | LayerOp.MUL:
+                return ()
+
+
+INPUT: Final = "input"
+LOGITS: Final = "classifier"  # name of the last layer
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """(before, after) of TensorFlow's SAME: the odd pixel goes to the end."""
+    out = -(-size // stride)
+    total = max((out - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def expand(spec: ArchSpec, rate: int) -> ArchSpec:
+    """The teacher: every hidden width times `rate`; image channels and classes stay.
+
+    Squeeze-excite widths are multiplied too, so that the student is a leading slice of every
+    tensor (training-methods, 1.1 and 3.3).
+    """
+    if rate < 1:
+        raise ConfigError(
+            f"expansion rate {rate} is below 1",
+            where="--expand",
+            remedy="use 2 to 5",
+            code="train.expand",
+        )
+    blocks = tuple(
+        replace(b, mid=b.mid * rate, c_out=b.c_out * rate, se=b.se * rate) for b in spec.blocks
+    )
+    head = replace(spec.head, conv=spec.head.conv * rate, hidden=spec.head.hidden * rate)
+    stem = replace(spec.stem, c_out=spec.stem.c_out * rate)
+    return replace(spec, stem=stem, blocks=blocks, head=head)
+
+
+class _Lowering:
+    """Collects layers and keeps track of the current tensor's name, channels and size."""
+
+    def __init__(self, spec: ArchSpec) -> None:
+        self.layers: list[Layer] = []
+        self.at = INPUT
+        self.channels = spec.in_channels
+        self.hw = (spec.height_px, spec.width_px)
+
+    def conv(
+        self,
+        name: str,
+        op: LayerOp,
+        c_out: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        bn: bool = True,
+        act: Act = Act.NONE,
+    ) -> None:
+        out = (-(-self.hw[0] // stride), -(-self.hw[1] // stride))
+        layer = Layer(
+            name=name,
+            op=op,
+            inputs=(self.at,),
+            c_in=self.channels,
+            c_out=c_out,
+            hw_in=self.hw,
+            hw_out=out,
+            kernel=kernel,
+            stride=stride,
+            bn=bn,
+            bias=not bn,
+            act=act,
+        )
+        self.layers.append(layer)
+        self.at, self.channels, self.hw = name, c_out, out
+
+    def mean(self, name: str, *, keep_dims: bool) -> None:
+        self.layers.append(
+            Layer(
+                name=name,
+                op=LayerOp.MEAN,
+                inputs=(self.at,),
+                c_in=self.channels,
+                c_out=self.channels,
+                hw_in=self.hw,
+                hw_out=(1, 1),
+                keep_dims=keep_dims,
+            )
+        )
+        self.at, self.hw = name, (1, 1)
+
+    def pair(self, name: str, op: LayerOp, left: str, hw: tuple[int, int]) -> None:
+        """ADD or MUL of the earlier tensor `left` with the current one; the result has size hw."""
+        self.layers.append(
+            Layer(
+                name=name,
+                op=op,
+                inputs=(left, self.at),
+                c_in=self.channels,
+                c_out=self.channels,
+                hw_in=hw,
+                hw_out=hw,
+            )
+        )
+        self.at, self.hw = name, hw
+
+    def linear(self, name: str, c_out: int, *, act: Act = Act.NONE) -> None:
+        self.layers.append(
+            Layer(
+                name=name,
+                op=LayerOp.LINEAR,
+                inputs=(self.at,),
+                c_in=self.channels,
+                c_out=c_out,
+                hw_in=(1, 1),
+                hw_out=(1, 1),
+                bias=True,
+                act=act,
+            )
+        )
+        self.at, self.channels = name, c_out
+
+
+def lower(spec: ArchSpec) -> tuple[Layer, ...]:
+    """The network as layers in execution order; the last one is the classifier (`LOGITS`).
+
+    A spec and its `expand`ed form lower to lists of equal length, names and operations.
+    """
+    low = _Lowering(spec)
+    stem = spec.stem
+    low.conv("stem", LayerOp.CONV, stem.c_out, kernel=stem.kernel, stride=stem.stride, act=stem.act)
+    for index, block in enumerate(spec.blocks):
+        _lower_block(low, f"blocks.{index}", block)
+    head = spec.head
+    if head.conv:
+        low.conv("head", LayerOp.CONV, head.conv, act=head.conv_act)
+    low.mean("pool", keep_dims=False)
+    if head.hidden:
+        low.linear("hidden", head.hidden, act=head.hidden_act)
+    low.linear(LOGITS, spec.classes)
+    return tuple(low.layers)
+
+
+def _lower_block(low: _Lowering, name: str, block: Block) -> None:
+    entry = low.at
+    if block.kind is BlockKind.INVERTED:
+        low.conv(f"{name}.expand", LayerOp.CONV, block.mid, act=block.act)
+    low.conv(
+        f"{name}.depthwise",
+        LayerOp.DEPTHWISE,
+        low.channels,
+        kernel=block.kernel,
+        stride=block.stride,
+        act=block.act,
+    )
+    if block.se:
+        features, channels, hw = low.at, low.channels, low.hw
+        low.mean(f"{name}.se.pool", keep_dims=True)
+        low.conv(f"{name}.se.reduce", LayerOp.CONV, block.se, bn=False, act=Act.RELU)
+        low.conv(f"{name}.se.gate", LayerOp.CONV, channels, bn=False, act=Act.HARD_SIGMOID)
+        low.pair(f"{name}.se.scale", LayerOp.MUL, features, hw)
+    low.conv(f"{name}.project", LayerOp.CONV, block.c_out, act=block.act_out)
+    if block.shortcut:
+        low.pair(f"{name}.add", LayerOp.ADD, entry, low.hw)
+
+
+def count_parameters(spec: ArchSpec) -> int:
+    """Convolution and linear weights, biases, BN gamma and beta (training-methods, section 3)."""
+    total = 0
+    for layer in lower(spec):
+        size = 1
+        for n in layer.weight_shape:
+            size *= n
+        total += size if layer.weight_shape else 0
+        total += layer.c_out * (2 * layer.bn + layer.bias)
+    return total
+
+
+def count_macs(spec: ArchSpec) -> int:
+    """Multiply-accumulates of convolutions and linear layers, padding counted as if computed."""
+    total = 0
+    for layer in lower(spec):
+        if layer.weight_shape:
+            taps = layer.kernel**2 * (1 if layer.op is LayerOp.DEPTHWISE else layer.c_in)
+            total += layer.hw_out[0] * layer.hw_out[1] * layer.c_out * taps
+    return total
+
+
+def check_spec(spec: ArchSpec, *, where: str) -> ArchSpec:
+    """The spec itself when it can be built.
+
+    Raises:
+        InputError: a width, kernel or stride out of bounds, a shortcut between unequal shapes.
+    """
+    convs = [b for b in spec.blocks if b.kind is BlockKind.INVERTED]
+    checks = (
+        (1 <= spec.classes <= 10_000, "classes"),
+        (spec.in_channels in (1, 3), "in_channels"),
+        (1 <= spec.height_px <= 4096 and 1 <= spec.width_px <= 4096, "resolution"),
+        (1 <= spec.stem.c_out <= MAX_CHANNELS, "stem.c_out"),
+        (1 <= len(spec.blocks) <= MAX_BLOCKS, "blocks"),
+        (all(1 <= b.c_out <= MAX_CHANNELS for b in spec.blocks), "blocks.c_out"),
+        (all(1 <= b.mid <= MAX_CHANNELS for b in convs), "blocks.mid"),
+        (all(0 <= b.se <= MAX_CHANNELS for b in spec.blocks), "blocks.se"),
+        (all(b.kernel in (1, 3, 5, 7) for b in (spec.stem, *spec.blocks)), "kernel"),
+        (all(b.stride in (1, 2) for b in (spec.stem, *spec.blocks)), "stride"),
+        (0 <= spec.head.conv <= MAX_CHANNELS and 0 <= spec.head.hidden <= MAX_CHANNELS, "head"),
+        (0 < spec.bn_eps < 0.1, "bn_eps"),
+    )
+    bad = [field for good, field in checks if not good]
+    channels = spec.stem.c_out
+    for index, block in enumerate(spec.blocks):
+        if block.shortcut and (block.stride != 1 or block.c_out != channels):
+            bad.append(f"blocks.{index}.shortcut")
+        channels = block.c_out
+    if bad:
+        raise InputError(
+            f"bad architecture: {bad[0]} is out of bounds",
+            where=where,
+            remedy="use a spec made by ndtool models, or mend that field",
+            code="arch.invalid",
+        )
+    return spec
+
+
+def parse_spec(text: str, *, where: str) -> ArchSpec:
+    """Read an ArchSpec from JSON of unknown origin; raises InputError naming the field."""
+    import pydantic
+
+    try:
+        spec = pydantic.TypeAdapter(ArchSpec).validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "spec"
+        raise InputError(
+            f"bad architecture: {key}: {first['msg']}",
+            where=where,
+            remedy="use the file that ndtool wrote",
+            code="arch.invalid",
+        ) from None
+    return check_spec(spec, where=where)

@@ -1,0 +1,179 @@
+"""All output. Results on stdout; progress, warnings and errors on stderr (users.md, 2.5)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, TextIO
+
+from ndtool.errors import NdError
+
+MAX_VISIBLE: Final = 200
+LINE_EVERY_S: Final = 10.0  # progress lines in a log
+# C0, DEL, C1, line and paragraph separators, bidi controls, BOM, lone surrogates
+_HIDDEN: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Foreign text made safe for a terminal and a log: controls escaped, at most 200 characters."""
+
+    def escape(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+    shown = _HIDDEN.sub(escape, text)
+    if len(shown) > MAX_VISIBLE:
+        half = (MAX_VISIBLE - 3) // 2
+        shown = f"{shown[:half]}...{shown[-half:]}"
+    return shown
+
+
+def error_line(error: NdError) -> str:
+    """`ndtool: error: WHAT (WHERE); REMEDY [CODE]` on one line."""
+    return f"ndtool: error: {visible_line(str(error))}"
+
+
+def visible_line(text: str) -> str:
+    """`visible` without the length limit: our own sentences around foreign names."""
+    return _HIDDEN.sub(lambda m: f"\\x{ord(m[0]):02x}", text)
+
+
+@dataclass
+class _State:
+    """What the options after the verb decided."""
+
+    quiet: bool = False
+    verbose: bool = False
+    as_json: bool = False
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+
+
+STATE: Final = _State()
+
+
+def configure(*, quiet: bool, verbose: bool, as_json: bool) -> None:
+    """Set the output mode of this process; called once by the command line."""
+    STATE.quiet, STATE.verbose, STATE.as_json = quiet, verbose, as_json
+    STATE.warnings.clear()
+
+
+def _guard(line: str) -> str:
+    """A line no CI runner takes for a command (users.md, 5.6)."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return line
+    line = line.replace("##[", "##\\[")
+    return f".{line}" if line.lstrip().startswith("::") else line
+
+
+def _write(stream: TextIO, text: str) -> None:
+    safe = "\n".join(_guard(line) for line in text.split("\n"))
+    encoding = stream.encoding or "utf-8"
+    stream.write(safe.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
+
+
+def out(text: str) -> None:
+    """A line of the result; nothing in --json mode."""
+    if not STATE.as_json:
+        _write(sys.stdout, text)
+
+
+def out_json(document: object) -> None:
+    """The one JSON document of --json mode."""
+    if STATE.as_json:
+        text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
+        _write(sys.stdout, text)
+
+
+def info(text: str) -> None:
+    """What is being done; silent with --quiet."""
+    if not STATE.quiet:
+        _write(sys.stderr, text)
+
+
+def detail(text: str) -> None:
+    """Decisions and timings; only with --verbose."""
+    if STATE.verbose:
+        _write(sys.stderr, text)
+
+
+def warn(code: str, text: str) -> None:
+    """A warning the user should act on; shown even with --quiet."""
+    STATE.warnings.append((code, text))
+    _write(sys.stderr, f"ndtool: warning: {visible_line(text)} [{code}]")
+
+
+def error(text: str) -> None:
+    """An error line."""
+    _write(sys.stderr, text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Plain text columns; numbers (cells that start with a digit or sign) to the right."""
+    body = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(len(r[i]) for r in [list(head), *body]) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        parts = [
+            c.rjust(w) if c[:1].isdigit() or c[:1] in "+-." else c.ljust(w)
+            for c, w in zip(cells, widths, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(head), *(line(row) for row in body)])
+
+
+def _bar_wanted() -> bool:
+    plain = os.environ.get("CI") or os.environ.get("TERM") == "dumb" or STATE.quiet
+    return sys.stderr.isatty() and not plain
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Progress]:
+    """A progress bar on a terminal, else at most one line in 10 s."""
+    if not _bar_wanted():
+        yield Progress(title, total, None, -1)
+        return
+    from rich import console as rich_console
+    from rich import progress as rich_progress
+
+    color = False if os.environ.get("NO_COLOR") else None
+    columns = (
+        rich_progress.TextColumn("{task.description}", markup=False),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    screen = rich_console.Console(stderr=True, no_color=color is False)
+    with rich_progress.Progress(*columns, console=screen, transient=True) as bar:
+        yield Progress(title, total, bar, bar.add_task(title, total=total))
+
+
+class Progress:
+    """Steps done of `total`; `update` is cheap enough to call at every step."""
+
+    def __init__(self, title: str, total: int, bar: object, task: int) -> None:
+        self._title, self._total, self._bar, self._task = title, total, bar, task
+        self._last = time.monotonic()
+
+    def update(self, done: int, note: str = "") -> None:
+        """`done` steps are finished; `note` is a short state such as the epoch."""
+        if self._bar is not None:
+            from rich.progress import Progress as Bar
+            from rich.progress import TaskID
+
+            assert isinstance(self._bar, Bar)
+            self._bar.update(
+                TaskID(self._task), completed=done, description=f"{self._title} {note}"
+            )
+        elif time.monotonic() - self._last >= LINE_EVERY_S:
+            self._last = time.monotonic()
+            info(f"{self._title} {note} {done}/{self._total}")

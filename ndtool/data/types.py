@@ -1,0 +1,84 @@
+"""What every data source gives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndtool.contract import Contract
+from ndtool.types import Part, Sha256
+
+U8 = NDArray[np.uint8]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """Random crop after padding by `crop_px` zeros on each side, and a horizontal flip."""
+
+    crop_px: int
+    flip: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceInfo:
+    """What is known of a source before any pixel is resized."""
+
+    name: str  # for the run folder's name, e.g. "digits"
+    labels: tuple[str, ...]
+    channels: int  # 1 or 3: the contract's colour unless the user says otherwise
+    resolution: int  # default side in pixels
+    epochs: int  # default
+    augment: Augment  # default
+    counts: Mapping[Part, tuple[int, ...]]  # samples of each class, by part
+    notes: tuple[str, ...] = ()  # what `train` should tell: skipped files, leaks, ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Split:
+    """Samples of one part, in evaluation order.
+
+    images: (N, H, W, C) uint8, labels: (N,) int64, ids: source path or `part/index`,
+    digests: sha256 of each sample's source bytes (file content, or the raw uint8 array).
+    """
+
+    images: U8
+    labels: I64
+    ids: tuple[str, ...]
+    digests: tuple[Sha256, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sha256(self) -> Sha256:
+        """Evaluation-set hash: over `DIGEST LABEL` lines in order (users.md, 5.1)."""
+        lines = (f"{d} {int(k)}\n" for d, k in zip(self.digests, self.labels, strict=True))
+        return Sha256(hashlib.sha256("".join(lines).encode("ascii")).hexdigest())
+
+
+class Source(Protocol):
+    """A data set that can be read through a contract."""
+
+    info: SourceInfo
+
+    def load(self, part: Part, contract: Contract) -> Split:
+        """Pixels of one part, resized and coloured as the contract says; raises DataError."""
+        ...
+
+    def split_table(self) -> list[tuple[str, Sha256, Part]]:
+        """(id, source hash, part) of every sample, for split.csv."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataOptions:
+    """Options of reading data; the same words as on the command line."""
+
+    max_pixels: int = 64 * 1024 * 1024
+    skip_bad_files: bool = False
+    labels_file: str = ""

@@ -1,0 +1,86 @@
+"""Every default, once. The command line, the config file and the docs read them here.
+
+Take a default from an instance (`TRAIN.epochs`): with slots, the class attribute is a descriptor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ndtool.types import Converter, FcScales, Recipe, Runtime, StudentLoss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """One training run. None means: the data source's or the model's own default."""
+
+    data: str = "digits"
+    model: str = "ds-cnn"
+    width: float = 1.0
+    resolution: int | None = None  # side of the square input, pixels
+    strides: tuple[int, ...] | None = None  # of the stages; None: the model's own
+    stem_stride: int | None = None
+    recipe: Recipe = Recipe.NETDISTILLER
+    student_loss: StudentLoss = StudentLoss.UD
+    surgery: bool = True
+    expand: int = 3  # teacher's channels over the student's (paper, table 2)
+    uncertainty: float = 0.54  # UD threshold as a share of ln K (training-methods, 1.4)
+    epochs: int | None = None
+    batch_size: int = 128
+    lr: float = 0.1  # peak, for batch_size samples; not scaled by us
+    warmup: float = 0.05  # share of all steps with a linearly rising lr
+    momentum: float = 0.9  # Nesterov
+    weight_decay: float = 4e-5  # not on biases and batch norm
+    label_smoothing: float = 0.1
+    clip_norm: float = 1.0  # of the final gradient; 0: off
+    crop_px: int | None = None  # padding of the random crop; 0: off
+    flip: bool | None = None  # horizontal
+    gray: bool | None = None  # None: the source's own colour
+    fit: str = "crop"  # crop, squash, pad
+    alpha: str = "black"  # black, white, error
+    normalize: str = "u8/255"  # or imagenet
+    labels: str = ""  # file with the class names in another order
+    bad_files: str = "stop"  # or skip
+    max_pixels: int = 64 * 1024 * 1024
+    seed: int = 0
+    threads: int = 0  # 0: all cores, at most 2 measured useful; recorded in the checkpoint
+    device: str = "auto"  # auto, cpu, cuda, cuda:N
+    checkpoint_every: int = 1  # epochs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """ONNX and int8. `calib` images of the training part give the activation ranges."""
+
+    int8: bool = False
+    converter: Converter = Converter.NATIVE
+    calib: int = 200
+    fc: FcScales = FcScales.PER_CHANNEL
+    workers: int = 0  # interpreter processes; 0: one a core
+    seed: int = 0  # of the calibration sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodegenOptions:
+    """C project."""
+
+    template: str = "array"
+    prefix: str = "nd_model"
+    golden: int = 8  # golden vectors: pixels, int8 input, int8 output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions:
+    """Bounds of `check`. Drops in percentage points, accuracies as fractions 0..1."""
+
+    max_drop_points: float = 1.0
+    min_accuracy: float | None = None
+    runtime: Runtime = Runtime.TFLM
+    workers: int = 0
+
+
+TRAIN: Final = TrainOptions()
+EXPORT: Final = ExportOptions()
+CODEGEN: Final = CodegenOptions()
+CHECK: Final = CheckOptions()

@@ -1,0 +1,1 @@
+"""The one int8 arithmetic."""

@@ -1,0 +1,419 @@
+"""The run folder: file names, atomic writes, the manifest, the lock, what is up to date.
+
+Layout: design, section 3. A kill at any moment leaves the old state or the new one: files are
+written under a temporary name in the same folder, fsynced and renamed; the manifest comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Final
+
+from ndtool.contract import Contract, load_contract
+from ndtool.errors import InputError
+from ndtool.types import Sha256
+
+CONFIG: Final = "config.toml"
+CONTRACT: Final = "contract.json"
+LABELS: Final = "labels.txt"
+MANIFEST: Final = "manifest.json"
+METRICS: Final = "metrics.json"
+CHECKPOINT: Final = "train/checkpoint.pt"
+BEST: Final = "train/best.pt"
+HISTORY: Final = "train/history.csv"
+SPLIT: Final = "train/split.csv"
+SKIPPED: Final = "train/skipped.csv"
+TRAIN_LOG: Final = "train/train.log"
+STUDENT: Final = "export/student.safetensors"
+STUDENT_SPEC: Final = "export/student.json"
+ONNX: Final = "export/model.onnx"
+TENSORS: Final = "export/tensors.json"
+RANGES: Final = "export/ranges.json"
+TFLITE: Final = "export/model_int8.tflite"
+LAYERS: Final = "export/layers.csv"
+PREDICTIONS: Final = "export/predictions"  # /{float,onnx,int8,c}.npz
+CODEGEN: Final = "codegen"  # /TEMPLATE
+LOCK: Final = ".lock"
+MAX_JSON_BYTES: Final = 64 * 1024 * 1024
+
+_SLUG: Final = re.compile(r"[^a-z0-9.-]+")
+_REMEDY: Final = "name a folder made by ndtool train"
+Value = str | int | float | bool | None
+
+
+def sha256_file(path: Path) -> Sha256:
+    """Hash of a file's bytes, read in pieces."""
+    with path.open("rb") as handle:
+        return Sha256(hashlib.file_digest(handle, "sha256").hexdigest())
+
+
+def sha256_bytes(data: bytes) -> Sha256:
+    """Hash of `data`."""
+    return Sha256(hashlib.sha256(data).hexdigest())
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` at once: temporary name beside it, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """`write_atomic` of UTF-8 text with line feeds as they are."""
+    write_atomic(path, text.encode("utf-8"))
+
+
+def json_text(value: object) -> str:
+    """Sorted, ASCII, one space of indent: the form of every JSON file in a run folder."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def slug(text: str) -> str:
+    """Lower case, `[a-z0-9.-]` only."""
+    return _SLUG.sub("-", text.lower()).strip("-.") or "run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRow:
+    """One artifact of the run."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    sha256: Sha256
+    bytes: int
+    stage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """How a stage was run and what it measured."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    version: int
+    options: dict[str, Value]
+    reads: dict[str, Sha256]  # file or source -> hash
+    figures: dict[str, Value]  # projected into metrics.json
+    packages: dict[str, str]
+    command: str
+    folder: str  # name of the working directory only
+    seed: int | None
+    start: str  # ISO 8601, UTC
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything that is known of how the folder came about."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    schema: str = "ndtool.manifest/1"
+    files: dict[str, FileRow] = field(default_factory=dict)
+    stages: dict[str, StageRow] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageKey:
+    """What decides whether a stage's result still holds."""
+
+    stage: str
+    version: int  # raised when the stage's output changes for the same input
+    options: Mapping[str, Value]
+    files: tuple[str, ...] = ()  # files of the run folder that it reads
+    sources: Mapping[str, Sha256] = field(default_factory=dict)  # what it reads elsewhere
+
+
+class RunDir:
+    """One run folder, named by its path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """Whether the file `name` (relative, `/`) exists."""
+        return (self.path / name).is_file()
+
+    def contract(self) -> Contract:
+        """The run's contract; raises ContractError."""
+        return load_contract(self.path / CONTRACT)
+
+    def write_bytes(self, name: str, data: bytes) -> str:
+        """Write one artifact atomically; gives its name back."""
+        write_atomic(self.path / name, data)
+        return name
+
+    def write_text(self, name: str, text: str) -> str:
+        """Write one text artifact atomically; gives its name back."""
+        write_text_atomic(self.path / name, text)
+        return name
+
+    # -- manifest ------------------------------------------------------------------------------
+
+    def manifest(self) -> Manifest:
+        """The manifest, empty when there is none.
+
+        Raises:
+            InputError: not a manifest of ours, or a path in it leaves the folder.
+        """
+        path = self.path / MANIFEST
+        if not path.exists():
+            return Manifest()
+        import pydantic
+
+        text = read_bounded(path)
+        try:
+            loaded = pydantic.TypeAdapter(Manifest).validate_json(text)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"]) or "manifest"
+            raise InputError(
+                f"bad manifest: {key}: {first['msg']}",
+                where=str(path),
+                remedy=_REMEDY,
+                code="run.manifest",
+            ) from None
+        for name in loaded.files:
+            if not _stays_inside(name):
+                raise InputError(
+                    "bad manifest: a file name leaves the run folder",
+                    where=f"{path}: {name}",
+                    remedy=_REMEDY,
+                    code="run.manifest",
+                )
+        if loaded.schema != "ndtool.manifest/1":
+            raise InputError(
+                f"manifest of another version: {loaded.schema}",
+                where=str(path),
+                remedy="use the ndtool that wrote it",
+                code="run.manifest",
+            )
+        return loaded
+
+    def stale_reason(self, key: StageKey) -> str | None:
+        """Why the stage must run, or None when its result is up to date."""
+        manifest = self.manifest()
+        row = manifest.stages.get(key.stage)
+        if row is None:
+            return "not done yet"
+        if row.version != key.version:
+            return f"made by version {row.version} of the stage, now {key.version}"
+        for name in sorted({*row.options, *key.options}):
+            old, new = row.options.get(name), key.options.get(name)
+            if old != new:
+                return f"{name} {old} -> {new}"
+        if row.reads != self._reads(key):
+            reads = self._reads(key)
+            changed = sorted(n for n in {*row.reads, *reads} if row.reads.get(n) != reads.get(n))
+            return f"{changed[0]} changed"
+        for name, entry in manifest.files.items():
+            if entry.stage == key.stage:
+                path = self.path / name
+                if not path.is_file():
+                    return f"{name} is missing"
+                if path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
+                    return f"{name} was changed by hand"
+        return None
+
+    def _reads(self, key: StageKey) -> dict[str, Sha256]:
+        inside = {n: sha256_file(self.path / n) for n in key.files if self.has(n)}
+        return inside | dict(key.sources)
+
+    def record(
+        self,
+        key: StageKey,
+        *,
+        files: Iterable[str],
+        figures: Mapping[str, Value],
+        packages: Iterable[str],
+        seed: int | None,
+        started: float,
+    ) -> None:
+        """Write the stage's row, then metrics.json from all rows. The last act of a stage.
+
+        Args:
+            files: artifacts written, relative names; the stage's earlier ones are replaced.
+            figures: what it measured, by the keys of design section 9.
+            packages: distributions whose versions matter.
+            started: `time.time()` at the start.
+        """
+        manifest = self.manifest()
+        rows = {n: r for n, r in manifest.files.items() if r.stage != key.stage}
+        for name in files:
+            path = self.path / name
+            rows[name] = FileRow(
+                sha256=sha256_file(path), bytes=path.stat().st_size, stage=key.stage
+            )
+        row = StageRow(
+            version=key.version,
+            options=dict(key.options),
+            reads=self._reads(key),
+            figures=dict(figures),
+            packages=package_versions(packages),
+            command=command_line(),
+            folder=Path.cwd().name,
+            seed=seed,
+            start=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            seconds=round(time.time() - started, 3),
+        )
+        stages = manifest.stages | {key.stage: row}
+        written = Manifest(files=dict(sorted(rows.items())), stages=stages)
+        self.write_text(MANIFEST, json_text(asdict(written)))
+        self.write_text(METRICS, json_text(_metrics(stages)))
+
+    def stale_stages(self) -> list[str]:
+        """Stages whose inputs inside the folder have changed since they ran."""
+        manifest = self.manifest()
+        stale = []
+        for name, row in manifest.stages.items():
+            inside = {n: h for n, h in row.reads.items() if n in manifest.files}
+            if any(manifest.files[n].sha256 != h for n, h in inside.items()):
+                stale.append(name)
+        return stale
+
+    # -- lock ----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second writer out; a lock left by a dead process of this host is taken over.
+
+        Raises:
+            InputError: another live process writes here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / LOCK
+        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        for _ in range(2):
+            try:
+                with path.open("x", encoding="ascii") as handle:
+                    handle.write(mine)
+                break
+            except FileExistsError:
+                if not _lock_is_dead(path):
+                    raise InputError(
+                        "another ndtool writes to this run folder",
+                        where=str(self.path),
+                        remedy=f"wait for it, or delete {path} if none runs",
+                        code="run.locked",
+                    ) from None
+                path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock_is_dead(path: Path) -> bool:
+    try:
+        owner = json.loads(path.read_text(encoding="ascii"))
+        pid, host = int(owner["pid"]), str(owner["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # killed between creating and writing the lock
+    if host != socket.gethostname():
+        return False
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and name != ""
+
+
+def _metrics(stages: Mapping[str, StageRow]) -> dict[str, Value]:
+    merged: dict[str, Value] = {}
+    for row in stages.values():
+        merged |= {k: v for k, v in row.figures.items() if v is not None}
+    return merged
+
+
+def read_bounded(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        InputError: missing, not a regular file, or too large.
+    """
+    try:
+        if not path.is_file():
+            raise InputError(
+                "no such file", where=str(path), remedy="check the path", code="input.missing"
+            )
+        if path.stat().st_size > limit:
+            raise InputError(
+                f"file is larger than {limit:,} bytes",
+                where=str(path),
+                remedy="is it the right file?",
+                code="input.too-large",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read: {error.strerror}",
+            where=str(path),
+            remedy="check its permissions",
+            code="input.unreadable",
+        ) from error
+
+
+def find_run(name: str) -> RunDir:
+    """The run folder at path `name`, or of that bare name under runs/.
+
+    Raises:
+        InputError: there is none.
+    """
+    for path in (Path(name), Path("runs") / name):
+        if (path / CONTRACT).is_file():
+            return RunDir(path)
+    raise InputError("no run folder", where=name, remedy=_REMEDY, code="run.missing")
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of Python, the platform, ndtool and the installed ones of `names`."""
+    found = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}".lower(),
+    }
+    for name in ("ndtool", *names):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def command_line() -> str:
+    """The command that repeats this stage, quoted for a shell."""
+    program = "ndtool" if Path(sys.argv[0]).name in ("ndtool", "__main__.py") else "python"
+    return shlex.join([program, *sys.argv[1:]])
+
+
+Progress = Callable[[str], None]

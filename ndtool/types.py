@@ -1,0 +1,61 @@
+"""Closed sets of words and ids that must not be mixed."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NewType
+
+Sha256 = NewType("Sha256", str)  # 64 lower-case hex digits
+
+
+class Recipe(StrEnum):
+    """How the student is trained (design, 9)."""
+
+    PLAIN = "plain"
+    NETDISTILLER = "netdistiller"
+
+
+class StudentLoss(StrEnum):
+    """What the student learns from in-situ (training-methods, 1.2)."""
+
+    UD = "ud"
+    KL = "kl"
+
+
+class Converter(StrEnum):
+    """Who writes the int8 file (design, 7)."""
+
+    NATIVE = "native"
+    TENSORFLOW = "tensorflow"
+
+
+class FcScales(StrEnum):
+    """Weight scales of fully connected layers; per tensor is what old TFLM releases read."""
+
+    PER_CHANNEL = "per-channel"
+    PER_TENSOR = "per-tensor"
+
+
+class Hop(StrEnum):
+    """One conversion whose loss is measured."""
+
+    FLOAT = "float"
+    ONNX = "onnx"
+    INT8 = "int8"
+    C = "c"
+
+
+class Runtime(StrEnum):
+    """Interpreter of the int8 hop."""
+
+    TFLM = "tflm"
+    LITERT = "litert"
+    TFLITE_RUNTIME = "tflite-runtime"
+
+
+class Part(StrEnum):
+    """Part of a data set."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"

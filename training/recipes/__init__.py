@@ -1,0 +1,1 @@
+"""Recipes: which passes a step makes and how the losses mix."""
