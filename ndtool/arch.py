@@ -9,6 +9,7 @@ Padding is TensorFlow's SAME everywhere (quantisation, section 3.1). Standard li
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import ClassVar, Final
@@ -307,6 +308,20 @@ def _lower_block(low: _Lowering, name: str, block: Block) -> None:
     low.conv(f"{name}.project", LayerOp.CONV, block.c_out, act=block.act_out)
     if block.shortcut:
         low.pair(f"{name}.add", LayerOp.ADD, entry, low.hw)
+
+
+def tensor_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of a network by name (see `Layer`), in execution order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in layers:
+        if layer.weight_shape:
+            shapes[f"{layer.name}.weight"] = layer.weight_shape
+        if layer.bias:
+            shapes[f"{layer.name}.bias"] = (layer.c_out,)
+        if layer.bn:
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                shapes[f"{layer.name}.bn.{part}"] = (layer.c_out,)
+    return shapes
 
 
 def count_parameters(spec: ArchSpec) -> int:

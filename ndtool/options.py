@@ -46,7 +46,6 @@ class TrainOptions:
     seed: int = 0
     threads: int = 0  # 0: all cores, at most 2 measured useful; recorded in the checkpoint
     device: str = "auto"  # auto, cpu, cuda, cuda:N
-    checkpoint_every: int = 1  # epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Final
 
+from ndtool import console
 from ndtool.contract import Contract, load_contract
 from ndtool.errors import InputError
 from ndtool.types import Sha256
@@ -416,4 +417,38 @@ def command_line() -> str:
     return shlex.join([program, *sys.argv[1:]])
 
 
-Progress = Callable[[str], None]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOutput:
+    """What a stage wrote and measured."""
+
+    files: tuple[str, ...]
+    figures: Mapping[str, Value] = field(default_factory=dict)
+
+
+def run_stage(
+    run: RunDir,
+    key: StageKey,
+    work: Callable[[], StageOutput],
+    *,
+    force: bool,
+    packages: Iterable[str] = (),
+    seed: int | None = None,
+) -> bool:
+    """Do `work` and record it, unless its result is up to date; says which and why."""
+    reason = "forced" if force else run.stale_reason(key)
+    if reason is None:
+        console.info(f"{key.stage}: up to date")
+        return False
+    console.info(f"{key.stage}: {reason}")
+    started = time.time()
+    made = work()
+    run.record(
+        key,
+        files=made.files,
+        figures=made.figures,
+        packages=packages,
+        seed=seed,
+        started=started,
+    )
+    console.detail(f"{key.stage}: {time.time() - started:.1f} s")
+    return True

@@ -26,6 +26,17 @@ class Augment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the samples of a part were before conversion and resizing; for `data inspect`."""
+
+    width_px: tuple[int, int]  # smallest, largest; after EXIF orientation
+    height_px: tuple[int, int]
+    modes: Mapping[str, int]  # Pillow's mode -> samples
+    rotated: int = 0  # samples turned by their EXIF orientation
+    animated: int = 0  # samples of which only the first frame is used
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceInfo:
     """What is known of a source before any pixel is resized."""
 
@@ -37,6 +48,7 @@ class SourceInfo:
     augment: Augment  # default
     counts: Mapping[Part, tuple[int, ...]]  # samples of each class, by part
     notes: tuple[str, ...] = ()  # what `train` should tell: skipped files, leaks, ...
+    ignore: tuple[str, ...] = ()  # lines of .ndignore that were applied; for the manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,6 +63,7 @@ class Split:
     labels: I64
     ids: tuple[str, ...]
     digests: tuple[Sha256, ...]
+    facts: Facts | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,6 +78,11 @@ class Source(Protocol):
     """A data set that can be read through a contract."""
 
     info: SourceInfo
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(id, reason) of every sample left out so far under `skip_bad_files`."""
+        ...
 
     def load(self, part: Part, contract: Contract) -> Split:
         """Pixels of one part, resized and coloured as the contract says; raises DataError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from ndtool.arch import Act, ArchSpec, Block, BlockKind, Head, Stem
@@ -10,7 +11,8 @@ from ndtool.models.rounding import div8
 # expansion, channels, blocks
 STAGES: Final = ((6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
 HEAD: Final = 1280  # never scaled below
-TINY_HEAD_PER_CHANNEL: Final = 4  # 112 -> 448 at width .35
+TINY_WIDTH: Final = 0.35  # mbv2-tiny at width 1.0 is the paper's net
+TINY_HEAD_PER_CHANNEL: Final = 4  # 112 -> 448
 
 
 def _spec(
@@ -29,7 +31,7 @@ def _spec(
             kind=BlockKind.SEPARABLE, kernel=3, stride=strides[1], mid=0, c_out=c_in, act=Act.RELU6
         )
     ]
-    for (ratio, channels, count), stride in zip(STAGES, strides[2:], strict=True):
+    for (ratio, channels, count), stride in zip(STAGES, (*strides[2:], 1), strict=True):
         c_out = div8(channels * width)
         for index in range(count):
             blocks.append(
@@ -75,13 +77,16 @@ def mbv2(
 def mbv2_tiny(
     *, width: float, size_px: int, in_channels: int, classes: int, strides: tuple[int, ...]
 ) -> ArchSpec:
-    """MobileNetV2 whose head is four times its last block; the paper's net is at width .35."""
-    return _spec(
-        "mbv2-tiny",
+    """MobileNetV2 at .35 of `width` whose head is only four times its last block."""
+    return replace(
+        _spec(
+            "mbv2-tiny",
+            width=TINY_WIDTH * width,
+            size_px=size_px,
+            in_channels=in_channels,
+            classes=classes,
+            strides=strides,
+            head=TINY_HEAD_PER_CHANNEL * div8(STAGES[-1][1] * TINY_WIDTH * width),
+        ),
         width=width,
-        size_px=size_px,
-        in_channels=in_channels,
-        classes=classes,
-        strides=strides,
-        head=TINY_HEAD_PER_CHANNEL * div8(STAGES[-1][1] * width),
     )

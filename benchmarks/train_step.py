@@ -1,0 +1,204 @@
+"""CPU time of one NetDistiller step against the two plain passes alone, and a naive step beside it.
+
+    OMP_NUM_THREADS=1 python benchmarks/train_step.py [--out benchmarks/results/train-step.json]
+
+(a) two passes: forward and backward of teacher and student with cross-entropy and the plain flat
+SGD update, nothing shared between the two. (b) naive: slices through autograd (zero-padded
+gradients), a Python `if` per layer and per sample. Interleaved; process time, one thread; the
+median of paired ratios is what counts, since neighbours on the machine disturb single figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ndtool.arch import ArchSpec, expand, lower
+from ndtool.models import make_spec
+from ndtool.options import TrainOptions
+from ndtool.training.build import bind, forward
+from ndtool.training.loop import train_step
+from ndtool.training.recipes import METHODS
+from ndtool.training.recipes.netdistiller import uncertainty_threshold
+from ndtool.training.supernet import Supernet
+from ndtool.types import Recipe
+
+LR = 0.05
+SMOOTHING = 0.1
+Step = Callable[[Tensor, Tensor], None]
+
+
+def netdistiller(spec: ArchSpec, options: TrainOptions) -> Step:
+    """The product's step: in-situ, surgery, UD, clip."""
+    method = METHODS[Recipe.NETDISTILLER](options, spec.classes)
+    net = Supernet(spec, rates=method.rates, generator=torch.Generator().manual_seed(0))
+
+    def step(x: Tensor, y: Tensor) -> None:
+        train_step(net, method, x, y, lr=LR, options=options)
+
+    return step
+
+
+def two_passes(spec: ArchSpec, options: TrainOptions) -> Step:
+    """Teacher and student as two unrelated nets, the least a step can do."""
+    nets = [
+        Supernet(s, rates=(), generator=torch.Generator().manual_seed(0))
+        for s in (expand(spec, options.expand), spec)
+    ]
+
+    def step(x: Tensor, y: Tensor) -> None:
+        for net in nets:
+            net.grad.zero_()
+            F.cross_entropy(net.student(x, training=True), y, label_smoothing=SMOOTHING).backward()
+            with torch.no_grad():
+                decayed = net.layout.decayed
+                net.grad[:decayed].add_(net.theta[:decayed], alpha=options.weight_decay)
+                net.momentum.mul_(options.momentum).add_(net.grad)
+                net.theta.add_(net.grad.add_(net.momentum, alpha=options.momentum), alpha=-LR)
+
+    return step
+
+
+def naive(spec: ArchSpec, options: TrainOptions) -> Step:
+    """Slices through autograd, one host decision per layer and per sample."""
+    net = Supernet(spec, rates=(options.expand,), generator=torch.Generator().manual_seed(0))
+    assert net.teacher is not None
+    wide = {n: t.detach().clone() for n, t in net.teacher.tensors.items()}
+    own = {n: t.detach().clone() for n, t in net.student.tensors.items()}
+    shared = [n for n in wide if ".bn." not in n]
+    norms = [n for n in wide if n.endswith((".bn.weight", ".bn.bias"))]
+    leaves = [wide[n] for n in shared + norms] + [own[n] for n in norms]
+    velocity = [torch.zeros_like(t) for t in leaves]
+    threshold = uncertainty_threshold(options.uncertainty, spec.classes)
+    teacher_layers, student_layers = lower(expand(spec, options.expand)), lower(spec)
+
+    def gradients(loss: Tensor) -> list[Tensor]:
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        return [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, grads, strict=True)]
+
+    def step(x: Tensor, y: Tensor) -> None:
+        for leaf in leaves:
+            leaf.requires_grad_()
+        zt = forward(x, bind(teacher_layers, wide), eps=spec.bn_eps, training=True)
+        g_t = gradients(F.cross_entropy(zt, y, label_smoothing=SMOOTHING))
+        cut = {n: wide[n][tuple(slice(0, k) for k in own[n].shape)] for n in shared}
+        zs = forward(x, bind(student_layers, own | cut), eps=spec.bn_eps, training=True)
+        p, q = zs.softmax(1), zt.detach().softmax(1)
+        kl = (q * (q.log() - p.log())).sum(1)
+        ce = F.cross_entropy(zs, y, label_smoothing=SMOOTHING, reduction="none")
+        picked = []
+        for i in range(len(y)):
+            unsure = -(p[i] * p[i].log()).sum().item() > threshold
+            picked.append(kl[i] if unsure else ce[i])
+        g_s = gradients(torch.stack(picked).mean())
+        with torch.no_grad():
+            total = []
+            for a, b in zip(g_t, g_s, strict=True):
+                dot = (a * b).sum().item()
+                if dot < 0:
+                    a = a - dot / (b * b).sum().item() * b
+                total.append(a + b)
+            norm = torch.stack([g.norm() for g in total]).norm().item()
+            scale = min(1.0, options.clip_norm / (norm + 1e-6))
+            for leaf, v, g in zip(leaves, velocity, total, strict=True):
+                g = g * scale
+                if leaf.dim() > 1:
+                    g = g + options.weight_decay * leaf
+                v.mul_(options.momentum).add_(g)
+                leaf.sub_(LR * (g + options.momentum * v))
+
+    return step
+
+
+def measure(steps: dict[str, Step], x: Tensor, y: Tensor, repeats: int) -> dict[str, list[float]]:
+    """CPU milliseconds of each step, interleaved, after two warm-up rounds."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(repeats + 2):
+        for name, step in steps.items():
+            start = time.process_time()
+            step(x, y)
+            if round_ >= 2:
+                times[name].append(1e3 * (time.process_time() - start))
+    return times
+
+
+def main() -> None:
+    """Print the table and keep it with versions."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/train-step.json"))
+    parser.add_argument("--repeats", type=int, default=30)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    options = TrainOptions()
+    cases = [
+        ("ds-cnn 1.0, 32x32x1, 10 classes", "ds-cnn", 1.0, 1, 10),
+        ("mbv2 .35, 32x32x3, 100 classes", "mbv2", 0.35, 3, 100),
+    ]
+    rows = []
+    for title, model, width, channels, classes in cases:
+        strides = (1, 2, 2, 2, 1, 1) if model == "mbv2" else None
+        for batch in (16, 128):
+            spec = make_spec(
+                model,
+                width=width,
+                size_px=32,
+                in_channels=channels,
+                classes=classes,
+                strides=strides,
+            )
+            gen = torch.Generator().manual_seed(1)
+            x = torch.rand(batch, 32, 32, channels, generator=gen).permute(0, 3, 1, 2)
+            y = torch.randint(0, classes, (batch,), generator=gen)
+            steps = {
+                "two passes": two_passes(spec, options),
+                "netdistiller": netdistiller(spec, options),
+                "naive": naive(spec, options),
+            }
+            repeats = arguments.repeats if model == "ds-cnn" else max(6, arguments.repeats // 3)
+            times = measure(steps, x, y, repeats)
+            base = times["two passes"]
+            ratios = {
+                name: statistics.median(t / b for t, b in zip(times[name], base, strict=True))
+                for name in steps
+            }
+            rows.append(
+                {
+                    "net": title,
+                    "batch": batch,
+                    "median_ms": {n: round(statistics.median(t), 2) for n, t in times.items()},
+                    "minimum_ms": {n: round(min(t), 2) for n, t in times.items()},
+                    "median_paired_ratio": {n: round(r, 3) for n, r in ratios.items()},
+                    "repeats": repeats,
+                }
+            )
+            print(json.dumps(rows[-1]), flush=True)
+    machine = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "seed": 1,
+    }
+    arguments.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

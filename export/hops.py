@@ -1,0 +1,249 @@
+"""Runs the model of every hop on the same images: float (torch), ONNX, int8.
+
+`export` keeps these predictions in the run folder; `check` makes them again and believes no file
+where it can run the model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndtool import console
+from ndtool.contract import Contract
+from ndtool.data import open_source
+from ndtool.data.types import DataOptions, Source, Split
+from ndtool.errors import InputError
+from ndtool.evaluate import Accuracy, accuracy, agreement, max_abs_difference, predicted_class
+from ndtool.export.int8.ir import Graph
+from ndtool.export.predictions import load_predictions, save_predictions
+from ndtool.export.runners import run_int8, run_onnx
+from ndtool.export.tflite.reader import read_tflite
+from ndtool.gates.hops import HopRow
+from ndtool.quant.pixels import quantize_pixels
+from ndtool.rundir import ONNX, PREDICTIONS, STUDENT, TFLITE, RunDir, Value
+from ndtool.types import Hop, Part, Runtime, Sha256
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HopPrediction:
+    """What one hop says of every image, in the order of the evaluation set."""
+
+    hop: Hop
+    engine: str
+    outputs: NDArray[np.float32] | NDArray[np.int8]  # (N, K) as the model gives them
+    reals: F64  # (N, K) dequantised
+    predicted: I64  # (N,)
+
+
+def data_row(run: RunDir) -> dict[str, Value]:
+    """The options of the stage that brought the data: `train`, or `import` for a foreign ONNX.
+
+    Raises:
+        InputError: the folder knows of no data.
+    """
+    stages = run.manifest().stages
+    for name in ("train", "import"):
+        if name in stages:
+            return stages[name].options
+    raise InputError(
+        "the run folder does not say which data it was trained on",
+        where=str(run.path),
+        remedy="finish ndtool train first",
+        code="run.no-data",
+    )
+
+
+def open_run_data(run: RunDir, spec: str = "") -> Source:
+    """The run's data source; `spec` names another place for the same data."""
+    row = data_row(run)
+    options = DataOptions(
+        max_pixels=int(row.get("max_pixels") or DataOptions().max_pixels),
+        skip_bad_files=row.get("bad_files") == "skip",
+        labels_file=str(row.get("labels") or ""),
+    )
+    source = open_source(spec or str(row["data"]), options)
+    labels = run.contract().labels
+    if source.info.labels != labels:
+        raise InputError(
+            f"the data has the labels {', '.join(map(console.visible, source.info.labels))};"
+            f" the contract {', '.join(map(console.visible, labels))}",
+            where=spec or str(row["data"]),
+            remedy="use the data that the run was trained on",
+            code="data.labels-differ",
+        )
+    return source
+
+
+def data_sha256(run: RunDir) -> dict[str, Sha256]:
+    """Hash of the data at training time, for stages that read it: a changed set is another input."""
+    stages = run.manifest().stages
+    for name in ("train", "import"):
+        if name in stages and "data" in stages[name].reads:
+            return {"data": stages[name].reads["data"]}
+    return {}
+
+
+def evaluation_set(run: RunDir, spec: str = "") -> Split:
+    """The test part, through the contract."""
+    return open_run_data(run, spec).load(Part.TEST, run.contract())
+
+
+def predict_hops(
+    run: RunDir, images: Split, *, runtime: Runtime, workers: int
+) -> list[HopPrediction]:
+    """Every hop that the folder has a model for and this machine an engine.
+
+    A hop whose engine is missing is taken from its stored predictions when those are of the same
+    samples, which its `engine` says; else it is left out with a warning.
+    """
+    contract = run.contract()
+    hops: list[HopPrediction] = []
+    if run.has(STUDENT) or run.has(f"{PREDICTIONS}/float.npz"):
+        if run.has(STUDENT) and find_spec("torch") is not None:
+            from ndtool.export.extract import float_logits
+
+            hops.append(_float_hop(Hop.FLOAT, "torch", float_logits(run, images.images)))
+        else:
+            hops += _stored(run, Hop.FLOAT, images, "torch is not installed")
+    if run.has(ONNX):
+        if find_spec("onnxruntime") is not None:
+            logits = run_onnx((run / ONNX).read_bytes(), images.images, contract)
+            hops.append(_float_hop(Hop.ONNX, "onnxruntime", logits))
+        else:
+            hops += _stored(run, Hop.ONNX, images, "onnxruntime is not installed")
+    if run.has(TFLITE):
+        hops.append(_int8_hop(run, images, contract, runtime=runtime, workers=workers))
+    return hops
+
+
+def _float_hop(hop: Hop, engine: str, logits: NDArray[np.float32]) -> HopPrediction:
+    return HopPrediction(
+        hop=hop,
+        engine=engine,
+        outputs=logits,
+        reals=logits.astype(np.float64),
+        predicted=predicted_class(logits),
+    )
+
+
+def _int8_hop(
+    run: RunDir, images: Split, contract: Contract, *, runtime: Runtime, workers: int
+) -> HopPrediction:
+    model = (run / TFLITE).read_bytes()
+    quantized = quantize_pixels(images.images, contract)
+    with console.progress(f"int8 ({runtime.value})", len(images)) as bar:
+        result = run_int8(model, quantized, runtime=runtime, workers=workers, progress=bar.update)
+    scale, zero_point = output_quantization(read_tflite(model))
+    return HopPrediction(
+        hop=Hop.INT8,
+        engine=result.engine,
+        outputs=result.outputs,
+        reals=scale * (result.outputs.astype(np.float64) - zero_point),
+        predicted=predicted_class(result.outputs),
+    )
+
+
+def output_quantization(graph: Graph) -> tuple[float, int]:
+    """(scale, zero point) of the only output."""
+    (index,) = graph.outputs
+    tensor = graph.tensor(index)
+    return tensor.scale, tensor.zero_point
+
+
+def _stored(run: RunDir, hop: Hop, images: Split, why: str) -> list[HopPrediction]:
+    name = f"{PREDICTIONS}/{hop.value}.npz"
+    if not run.has(name):
+        console.warn("check.hop-left-out", f"{hop.value} hop left out: {why}")
+        return []
+    stored = load_predictions(run / name)
+    if stored.ids != images.ids:
+        console.warn(
+            "check.hop-left-out",
+            f"{hop.value} hop left out: {why}, and its stored predictions are of other samples",
+        )
+        return []
+    console.warn("check.hop-stored", f"{hop.value} hop not run again: {why}; stored predictions")
+    return [
+        HopPrediction(
+            hop=hop,
+            engine="stored",
+            outputs=stored.output,
+            reals=stored.output.astype(np.float64),
+            predicted=stored.predicted,
+        )
+    ]
+
+
+def hop_rows(hops: list[HopPrediction], labels: I64) -> list[HopRow]:
+    """Accuracy of each hop, agreement and largest difference against the one before."""
+    rows = []
+    befores = [None, *hops[:-1]]
+    for before, hop in zip(befores, hops, strict=True):
+        same = None if before is None else agreement(before.predicted, hop.predicted).fraction
+        rows.append(
+            HopRow(
+                hop=hop.hop,
+                engine=hop.engine,
+                accuracy=accuracy(hop.predicted, labels),
+                agreement=same,
+                max_abs_diff=None
+                if before is None
+                else max_abs_difference(before.reals, hop.reals),
+            )
+        )
+    return rows
+
+
+def hop_figures(rows: list[HopRow], images: Split) -> dict[str, Value]:
+    """metrics.json keys of design section 9."""
+    figures: dict[str, Value] = {
+        "eval_set": Part.TEST.value,
+        "eval_count": len(images),
+        "eval_sha256": images.sha256(),
+    }
+    for row in rows:
+        figures[f"accuracy_{row.hop.value}"] = row.accuracy.fraction
+        if row.agreement is not None:
+            figures[f"agreement_{row.hop.value}"] = row.agreement
+    for before, row in pairwise(rows):
+        if (before.hop, row.hop) == (Hop.FLOAT, Hop.ONNX):
+            figures["max_abs_diff_onnx"] = row.max_abs_diff
+    return figures
+
+
+def rows_of_figures(figures: Mapping[str, Value]) -> list[HopRow]:
+    """The rows again, from what the predict stage recorded; for summaries."""
+    count = int(figures["eval_count"] or 0)
+    rows = []
+    for hop in Hop:
+        share, same = figures.get(f"accuracy_{hop.value}"), figures.get(f"agreement_{hop.value}")
+        if share is not None:
+            rows.append(
+                HopRow(
+                    hop=hop,
+                    engine="",
+                    accuracy=Accuracy(round(float(share) * count), count),
+                    agreement=None if same is None else float(same),
+                    max_abs_diff=None,
+                )
+            )
+    return rows
+
+
+def store_predictions(run: RunDir, hops: list[HopPrediction], images: Split) -> list[str]:
+    """One npz a hop; gives their names."""
+    names = []
+    for hop in hops:
+        name = f"{PREDICTIONS}/{hop.hop.value}.npz"
+        save_predictions(run / name, images.ids, hop.outputs, hop.predicted)
+        names.append(name)
+    return names

@@ -1,0 +1,90 @@
+"""`ndtool codegen` as a stage: one run folder or one .tflite file to a C project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from ndtool import console
+from ndtool.contract import Contract, load_contract
+from ndtool.data.types import Split
+from ndtool.export.codegen.array import ArrayModel, emit_array, marker_name
+from ndtool.export.codegen.project import write_project
+from ndtool.export.firmware import build_array_model
+from ndtool.export.hops import data_sha256, evaluation_set
+from ndtool.export.int8.ir import op_name
+from ndtool.options import CodegenOptions
+from ndtool.rundir import (
+    CODEGEN,
+    CONTRACT,
+    TFLITE,
+    RunDir,
+    StageKey,
+    StageOutput,
+    Value,
+    read_bounded,
+    run_stage,
+)
+
+MAX_TFLITE_BYTES: Final = 256 * 1024 * 1024
+PACKAGES: Final = ("jinja2", "tflite-micro", "numpy")
+
+
+def codegen_stage(run: RunDir, options: CodegenOptions, *, force: bool) -> dict[str, Value]:
+    """Write codegen/TEMPLATE of one run; gives its figures."""
+    folder = f"{CODEGEN}/{options.template}"
+    stage = f"codegen:{options.template}"
+    key = StageKey(
+        stage=stage,
+        version=1,
+        options={"prefix": options.prefix, "golden": options.golden},
+        files=(TFLITE, CONTRACT),
+        sources=data_sha256(run),
+    )
+
+    def work() -> StageOutput:
+        model = _model(
+            read_bounded(run / TFLITE, MAX_TFLITE_BYTES),
+            contract=run.contract(),
+            images=evaluation_set(run),
+            options=options,
+        )
+        files = emit_array(model)
+        write_project(run / folder, files, marker=marker_name(options.prefix))
+        return StageOutput(files=tuple(f"{folder}/{n}" for n in files), figures=_figures(model))
+
+    run_stage(run, key, work, force=force, packages=PACKAGES)
+    return dict(run.manifest().stages[stage].figures)
+
+
+def codegen_file(
+    tflite: Path, *, contract_path: Path | None, options: CodegenOptions, out: Path
+) -> dict[str, Value]:
+    """Write the C project of any full-int8 file into `out`; gives its figures."""
+    contract = None if contract_path is None else load_contract(contract_path)
+    data = read_bounded(tflite, MAX_TFLITE_BYTES)
+    model = _model(data, contract=contract, images=None, options=options)
+    write_project(out, emit_array(model), marker=marker_name(options.prefix))
+    return _figures(model)
+
+
+def _model(
+    data: bytes, *, contract: Contract | None, images: Split | None, options: CodegenOptions
+) -> ArrayModel:
+    with console.progress("golden vectors", options.golden) as bar:
+        return build_array_model(
+            data,
+            contract=contract,
+            pixels=None if images is None else images.images,
+            prefix=options.prefix,
+            golden=options.golden,
+            progress=bar.update,
+        )
+
+
+def _figures(model: ArrayModel) -> dict[str, Value]:
+    return {
+        "tflite_bytes": len(model.tflite),
+        "arena_bytes_tflm": model.arena_bytes,
+        "ops": " ".join(sorted({op_name(op) for op in model.graph.ops})),
+    }

@@ -1,0 +1,85 @@
+"""ndtool codegen."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ndtool import console
+from ndtool.cli.params import Force, build, origins, verb
+from ndtool.errors import ConfigError
+from ndtool.options import CODEGEN, CodegenOptions
+
+MaybeRun = Annotated[
+    str,
+    typer.Argument(metavar="[RUN]", help="Run folder; left out with --tflite.", show_default=False),
+]
+Tflite = Annotated[Path | None, typer.Option(help="Instead of RUN: any full-int8 file.")]
+ContractFile = Annotated[Path | None, typer.Option(help="With --tflite: its input contract.")]
+OutDir = Annotated[Path | None, typer.Option("--out", "-o", help="With --tflite: the C project.")]
+
+
+@verb(CODEGEN)
+def codegen(
+    ctx: typer.Context,
+    run: MaybeRun = "",
+    tflite: Tflite = None,
+    contract: ContractFile = None,
+    out: OutDir = None,
+    force: Force = False,
+    **values: Any,
+) -> None:
+    """Write the int8 model as a C project."""
+    options = build(CODEGEN, values)
+    if (tflite is None) == (run == ""):
+        raise ConfigError(
+            "name a run folder, or a .tflite file with --tflite",
+            where="command line",
+            remedy="ndtool codegen RUN",
+            code="usage",
+        )
+    if tflite is None:
+        console.out_json(codegen_run(run, options, origins(ctx), force=force))
+        return
+    if out is None:
+        raise ConfigError(
+            "--tflite needs --out",
+            where="command line",
+            remedy="name the folder of the C project",
+            code="usage",
+        )
+    from ndtool.export.project_stage import codegen_file
+
+    model = codegen_file(tflite, contract_path=contract, options=options, out=out)
+    _show(out, model)
+    console.out_json({"schema": "ndtool.codegen/1", "project": str(out)} | model)
+
+
+def codegen_run(
+    name: str, options: CodegenOptions, given: dict[str, str], *, force: bool
+) -> dict[str, object]:
+    """Write the C project of one run; shared by `codegen` and `run`. Gives the --json document."""
+    from dataclasses import asdict
+
+    from ndtool.export.project_stage import codegen_stage
+    from ndtool.prepare import write_config
+    from ndtool.rundir import CODEGEN as FOLDER
+    from ndtool.rundir import find_run
+
+    run = find_run(name)
+    with run.lock():
+        figures = codegen_stage(run, options, force=force)
+        write_config(run, "codegen", asdict(options), given)
+    project = run.path / FOLDER / options.template
+    _show(project, figures)
+    console.out(f"next     ndtool check {run.path}")
+    return {"schema": "ndtool.codegen/1", "project": str(project)} | figures
+
+
+def _show(project: Path, figures: dict[str, object]) -> None:
+    console.out(
+        f"C code   model {figures['tflite_bytes']:,} B"
+        f"   TFLM arena {figures['arena_bytes_tflm']:,} B"
+        f"   ops {figures['ops']}"
+    )
+    console.out(f"files    {project}")

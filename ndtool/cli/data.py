@@ -1,0 +1,33 @@
+"""ndtool data inspect."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ndtool import console
+from ndtool.cli.params import build, verb
+from ndtool.options import TRAIN
+
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="As for train --data.")]
+Sheet = Annotated[
+    Path | None, typer.Option("--out", "-o", help="PNG: samples as the network sees them.")
+]
+
+
+@verb(TRAIN)
+def inspect(spec: Spec, out: Sheet = None, **values: Any) -> None:
+    """Decode everything and tell what train would do with it; exit 2 if train would refuse."""
+    from ndtool.data.inspect import contact_sheet, inspect_source, report_lines
+    from ndtool.prepare import open_with_contract
+    from ndtool.rundir import write_atomic
+
+    source, contract = open_with_contract(build(TRAIN, values | {"data": spec}))
+    found = inspect_source(source, contract)
+    for line in report_lines(found):
+        console.out(line)
+    if out is not None:
+        write_atomic(out, contact_sheet(source, contract))
+        console.out(f"sheet    {out}")
+    console.out_json({"schema": "ndtool.data-inspect/1"} | asdict(found))

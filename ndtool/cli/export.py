@@ -1,0 +1,89 @@
+"""ndtool export."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ndtool import console
+from ndtool.cli.params import Force, Int8, build, origins, verb
+from ndtool.errors import ConfigError
+from ndtool.options import EXPORT, ExportOptions
+
+MaybeRun = Annotated[
+    str,
+    typer.Argument(metavar="[RUN]", help="Run folder; left out with --onnx.", show_default=False),
+]
+Onnx = Annotated[Path | None, typer.Option(help="Instead of RUN: somebody else's ONNX file.")]
+CalibData = Annotated[str, typer.Option(help="With --onnx: data to calibrate and to evaluate on.")]
+ContractFile = Annotated[Path | None, typer.Option(help="With --onnx: its input contract.")]
+OutDir = Annotated[Path | None, typer.Option("--out", "-o", help="With --onnx: the run folder.")]
+
+
+@verb(EXPORT)
+def export(
+    ctx: typer.Context,
+    run: MaybeRun = "",
+    int8: Int8 = EXPORT.int8,
+    onnx: Onnx = None,
+    calib_data: CalibData = "",
+    contract: ContractFile = None,
+    out: OutDir = None,
+    force: Force = False,
+    **values: Any,
+) -> None:
+    """Write the student as ONNX and, with --int8, as int8 TFLite; measure every hop."""
+    options = build(EXPORT, values | {"int8": int8})
+    if (onnx is None) == (run == ""):
+        raise ConfigError(
+            "name a run folder, or an ONNX file with --onnx",
+            where="command line",
+            remedy="ndtool export RUN --int8",
+            code="usage",
+        )
+    if onnx is not None:
+        if contract is None or out is None or not calib_data:
+            raise ConfigError(
+                "--onnx needs --contract, --calib-data and --out",
+                where="command line",
+                remedy="see docs/contract.md for a contract file",
+                code="usage",
+            )
+        from ndtool.export.chain import import_onnx
+
+        run = str(
+            import_onnx(
+                onnx, contract_path=contract, calib_data=calib_data, out=out, force=force
+            ).path
+        )
+    console.out_json(export_run(run, options, origins(ctx), force=force))
+
+
+def export_run(
+    name: str, options: ExportOptions, given: dict[str, str], *, force: bool
+) -> dict[str, object]:
+    """Export one run folder; shared by `export` and `run`. Gives the --json document."""
+    from dataclasses import asdict
+
+    from ndtool.export import chain
+    from ndtool.prepare import write_config
+    from ndtool.rundir import ONNX, TFLITE, find_run
+
+    run = find_run(name)
+    with run.lock():
+        result = chain.export_run(run, options, force=force)
+        write_config(run, "export", asdict(options), given)
+    warnings = [f for f in result.findings if f.severity == "warning"]
+    for finding in warnings:
+        console.warn(f"lint.{finding.rule}", finding.text)
+    hops = "   ".join(f"{row.hop.value} {row.accuracy.text}" for row in result.rows)
+    console.out(f"accuracy {hops}")
+    console.out(f"files    {run.path / (TFLITE if options.int8 else ONNX)}")
+    following = f"ndtool codegen {run.path}" if options.int8 else f"ndtool export {run.path} --int8"
+    console.out(f"next     {following}")
+    return {
+        "schema": "ndtool.export/1",
+        "run": str(run.path),
+        "hops": {row.hop.value: row.accuracy.fraction for row in result.rows},
+        "warnings": [{"rule": f.rule, "text": f.text} for f in warnings],
+    }

@@ -1,0 +1,169 @@
+"""The entry point: arguments in, exit code out; the only place where an error becomes text."""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from typer.exceptions import Abort, TyperException
+
+from ndtool import __version__, console
+from ndtool.errors import MAX_LISTED, NdError, ToolMissingError
+
+ISSUES = "the project's issue tracker"
+
+
+class _Terminated(BaseException):
+    """SIGTERM: unwinds like Ctrl-C, so that locks and temporary files go."""
+
+
+def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; gives the exit code of design section 9."""
+    args = sys.argv[1:] if argv is None else argv
+    show_traceback = "--traceback" in args or os.environ.get("NDTOOL_DEBUG") == "1"
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _on_sigterm)
+    # Read once, when torch is loaded: spinning threads cost 5 to 30 times on a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # --json holds for errors too, also for those met before the options are parsed.
+    console.configure(quiet=False, verbose=False, as_json="--json" in args)
+    try:
+        return _invoke(args)
+    except NdError as problem:
+        if show_traceback:
+            traceback.print_exc()
+        _show(problem)
+        return problem.exit_code
+    except (KeyboardInterrupt, Abort):
+        return _interrupted(130)
+    except _Terminated:
+        return _interrupted(143)
+    except BrokenPipeError:
+        return _reader_gone()
+    except OSError as problem:
+        if problem.errno == errno.EPIPE:
+            return _reader_gone()
+        return _crash(args, show_traceback=show_traceback)
+    except Exception:  # noqa: BLE001 - the one place where a bug becomes exit 1
+        return _crash(args, show_traceback=show_traceback)
+
+
+def _invoke(args: list[str]) -> int:
+    import typer.main
+
+    from ndtool.cli.app import VERBS, app
+
+    defaults = _config_defaults(args, VERBS.keys())
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            args=args, prog_name="ndtool", standalone_mode=False, default_map=defaults
+        )
+    except TyperException as problem:
+        _show(_usage_error(problem, args))
+        return 2
+    except SystemExit as stop:  # completion
+        return int(stop.code or 0)
+    if code == 130:  # Typer turns Ctrl-C into this
+        return _interrupted(130)
+    return int(code or 0)
+
+
+def _config_defaults(args: list[str], verbs: object) -> dict[str, dict[str, object]]:
+    """Defaults of each verb from the configuration file; `run` takes the tables of all verbs."""
+    from ndtool.cli.app import VERBS
+    from ndtool.config import find_config, load_config
+
+    if not args or args[0] not in VERBS or "--help" in args or "-h" in args:
+        return {}
+    path = _config_path(args) or find_config(Path.cwd())
+    if path is None:
+        return {}
+    import inspect
+
+    known = {v: set(inspect.signature(f).parameters) - {"ctx"} for v, f in VERBS.items()}
+    tables = load_config(path, known)
+    merged: dict[str, object] = {}
+    for table in tables.values():
+        merged |= {k: v for k, v in table.items() if k in known["run"]}
+    return {**tables, "run": merged | dict(tables.get("run", {}))}  # type: ignore[dict-item] # Option is an object
+
+
+def _config_path(args: list[str]) -> Path | None:
+    for index, word in enumerate(args):
+        if word in ("-c", "--config") and index + 1 < len(args):
+            return Path(args[index + 1])
+        if word.startswith("--config="):
+            return Path(word.removeprefix("--config="))
+    return None
+
+
+def _usage_error(problem: TyperException, args: list[str]) -> NdError:
+    from ndtool.errors import ConfigError
+
+    verb = next((a for a in args if not a.startswith("-")), "")
+    remedy = f"see ndtool {console.visible(verb)} --help" if verb else "see ndtool --help"
+    text = problem.format_message().strip().rstrip(".")
+    return ConfigError(text, where="command line", remedy=remedy, code="usage")
+
+
+def _show(problem: NdError) -> None:
+    lines = [problem, *problem.more[: MAX_LISTED - 1]]
+    for line in lines:
+        console.error(console.error_line(line))
+    hidden = 1 + len(problem.more) - len(lines)
+    if hidden > 0:
+        console.error(f"ndtool: error: and {hidden} more of this kind")
+    install = {"install": problem.install} if isinstance(problem, ToolMissingError) else {}
+    console.out_json(
+        {
+            "schema": "ndtool.error/1",
+            "code": problem.code,
+            "message": console.visible_line(problem.what),
+            "where": console.visible_line(problem.where),
+            "remedy": console.visible_line(problem.remedy),
+            "exit": problem.exit_code,
+            "more": [console.visible_line(str(p)) for p in problem.more],
+        }
+        | install
+    )
+
+
+def _interrupted(code: int) -> int:
+    console.error("ndtool: interrupted; what was done is kept: repeat the command to go on")
+    return code
+
+
+def _reader_gone() -> int:
+    """`ndtool models | head`: the reader has what it wanted."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _crash(args: list[str], *, show_traceback: bool) -> int:
+    text = traceback.format_exc()
+    if show_traceback:
+        console.error(text)
+    handle, name = tempfile.mkstemp(prefix="ndtool-crash-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"ndtool {__version__}\n{' '.join(args)}\n\n{text}")
+    last = text.strip().splitlines()[-1]
+    _show(
+        NdError(
+            f"internal error: {console.visible(last)}",
+            where=name,
+            remedy=f"a bug of ours: please report that file to {ISSUES}",
+            code="internal",
+        )
+    )
+    return 1

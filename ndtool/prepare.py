@@ -1,0 +1,234 @@
+"""From options to a run folder: data source, contract, architecture and name, all resolved.
+
+What `train` needs before torch is loaded, and what refuses a folder that holds another training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final, cast
+
+from ndtool.arch import ArchSpec
+from ndtool.config import replace_table, table_text
+from ndtool.console import visible
+from ndtool.contract import (
+    Alpha,
+    Contract,
+    Fit,
+    InputSpec,
+    Normalize,
+    Resize,
+    mean_std_normalize,
+    unit_normalize,
+)
+from ndtool.data import open_source
+from ndtool.data.types import DataOptions, Source
+from ndtool.errors import ConfigError, InputError
+from ndtool.models import make_spec
+from ndtool.options import TrainOptions
+from ndtool.rundir import CONFIG, CONTRACT, LABELS, SPLIT, RunDir, StageKey, Value, slug
+from ndtool.types import Recipe, Sha256
+
+TRAIN_VERSION: Final = 1  # of the train stage: raised when the same options give other weights
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+# Options that only matter to the recipe netdistiller
+_DISTILLER_ONLY: Final = ("student_loss", "surgery", "expand", "uncertainty")
+# Options that change how a run is done, not what comes out of it
+_NOT_COMPARED: Final = ("device", "threads")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Everything a training needs; `options` has no None left that training reads."""
+
+    run: RunDir
+    options: TrainOptions
+    spec: ArchSpec
+    contract: Contract
+    source: Source
+
+
+def data_options(options: TrainOptions) -> DataOptions:
+    """The part of the options that opening a source needs."""
+    return DataOptions(
+        max_pixels=options.max_pixels,
+        skip_bad_files=options.bad_files == "skip",
+        labels_file=options.labels,
+    )
+
+
+def prepare(options: TrainOptions, *, name: str, out: Path) -> Prepared:
+    """Open the data and settle every default.
+
+    Raises:
+        DataError, ConfigError, ContractError: as the parts say.
+    """
+    if not options.data.isprintable():
+        raise ConfigError(
+            "the path of the data holds bytes that are no text",
+            where=visible(options.data),
+            remedy="rename the folder",
+            code="option.data-text",
+        )
+    source, contract = open_with_contract(options)
+    info = source.info
+    side = contract.input.height
+    spec = make_spec(
+        options.model,
+        width=options.width,
+        size_px=side,
+        in_channels=contract.input.channels,
+        classes=contract.num_classes,
+        stem_stride=options.stem_stride,
+        strides=options.strides,
+    )
+    scaled_crop = round(info.augment.crop_px * side / info.resolution)
+    resolved = replace(
+        options,
+        resolution=side,
+        epochs=options.epochs if options.epochs is not None else info.epochs,
+        crop_px=options.crop_px if options.crop_px is not None else scaled_crop,
+        flip=options.flip if options.flip is not None else info.augment.flip,
+        gray=contract.input.channels == 1,
+    )
+    width = "" if options.width == 1.0 else f"-w{options.width:g}"
+    default = f"{info.name}-{options.model}{width}-{side}-{options.recipe.value}"
+    run = RunDir(out / (name or slug(default)))
+    return Prepared(run=run, options=resolved, spec=spec, contract=contract, source=source)
+
+
+def open_with_contract(options: TrainOptions) -> tuple[Source, Contract]:
+    """A data source and the contract that training with these options would use."""
+    source = open_source(options.data, data_options(options))
+    return source, make_contract(options, source)
+
+
+def make_contract(options: TrainOptions, source: Source) -> Contract:
+    """The contract of this data and these options (design, section 4)."""
+    info = source.info
+    channels = info.channels if options.gray is None else (1 if options.gray else 3)
+    side = options.resolution if options.resolution is not None else info.resolution
+    return Contract(
+        input=InputSpec(
+            height=side, width=side, channels=channels, color="RGB" if channels == 3 else "GRAY"
+        ),
+        resize=Resize(fit=cast("Fit", options.fit)),
+        normalize=_normalize(options.normalize, channels),
+        labels=info.labels,
+        alpha=cast("Alpha", options.alpha),
+    )
+
+
+def _normalize(kind: str, channels: int) -> Normalize:
+    if kind == "u8/255":
+        return unit_normalize(channels)
+    if channels != 3:
+        raise ConfigError(
+            "the ImageNet normalisation is for three channels",
+            where="--normalize imagenet",
+            remedy="use --normalize u8/255, or --rgb",
+            code="option.normalize",
+        )
+    return mean_std_normalize(IMAGENET_MEAN, IMAGENET_STD)
+
+
+def settings(options: TrainOptions) -> dict[str, Value]:
+    """The options that decide a training's result, as plain values for the manifest."""
+    plain: dict[str, Value] = {}
+    for key, value in asdict(options).items():
+        if key in _NOT_COMPARED or value is None:
+            continue
+        if key in _DISTILLER_ONLY and options.recipe is Recipe.PLAIN:
+            continue
+        plain[key] = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return plain
+
+
+def source_sha256(source: Source) -> Sha256:
+    """Hash of what the source holds: labels, samples and their parts."""
+    digest = hashlib.sha256("\n".join(source.info.labels).encode("utf-8", "surrogateescape"))
+    for name, content, part in source.split_table():
+        digest.update(f"\n{content} {part.value} ".encode("ascii"))
+        digest.update(name.encode("utf-8", "surrogateescape"))
+    return Sha256(digest.hexdigest())
+
+
+def train_key(prepared: Prepared) -> StageKey:
+    """What a training depends on."""
+    return StageKey(
+        stage="train",
+        version=TRAIN_VERSION,
+        options=settings(prepared.options),
+        sources={"data": source_sha256(prepared.source), "contract": prepared.contract.sha256()},
+    )
+
+
+def require_same_training(prepared: Prepared) -> None:
+    """Refuse a folder that holds a training with other options.
+
+    Raises:
+        InputError: names the options that differ and how to go on.
+    """
+    path = prepared.run / CONFIG
+    if not path.is_file():
+        return
+    try:
+        stored = tomllib.loads(path.read_text(encoding="utf-8")).get("train", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
+        stored = {}
+    mine = settings(prepared.options)
+    differing = [
+        f"{key} {stored.get(key, 'unset')} -> {mine.get(key, 'unset')}"
+        for key in sorted({*stored, *mine} - set(_NOT_COMPARED))
+        if stored.get(key) != mine.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"this folder holds a training with other options: {'; '.join(differing)}",
+            where=str(prepared.run.path),
+            remedy="choose another --name, or --force to replace it",
+            code="run.other-training",
+        )
+
+
+def write_config(
+    run: RunDir, verb: str, values: Mapping[str, object], given: Mapping[str, str]
+) -> None:
+    """Put the table of `verb` into config.toml: each value with its origin as a comment."""
+    path = run / CONFIG
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    rows = {key: (value, given.get(key, "default")) for key, value in values.items()}
+    run.write_text(CONFIG, replace_table(old, verb, table_text(verb, rows)))
+
+
+def write_start(prepared: Prepared, given: Mapping[str, str]) -> list[str]:
+    """Contract, labels and split, written before the first epoch; gives their names.
+
+    Args:
+        given: where each option came from: `flag`, `file`; the others are defaults.
+    """
+    run = prepared.run
+    write_config(run, "train", settings(prepared.options), given)
+    labels = "".join(f"{label}\n" for label in prepared.contract.labels)
+    rows = ["path,sha256,split"]
+    for name, digest, part in prepared.source.split_table():
+        rows.append(f"{csv_cell(name)},{digest},{part.value}")
+    return [
+        run.write_text(CONTRACT, prepared.contract.to_file_text()),
+        run.write_bytes(LABELS, labels.encode("utf-8", "surrogateescape")),
+        run.write_bytes(SPLIT, ("\n".join(rows) + "\n").encode("utf-8", "surrogateescape")),
+    ]
+
+
+def csv_cell(text: str) -> str:
+    """RFC 4180, and no formula for a spreadsheet (users.md, 5.6)."""
+    if text[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        text = "'" + text
+    if any(c in text for c in ',"\n\r'):
+        text = '"' + text.replace('"', '""') + '"'
+    return text

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hostile_names import HOSTILE_NAMES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ndtool.errors import ConfigError
+from ndtool.export.codegen.naming import check_prefix, label_constants
+
+
+@pytest.mark.parametrize("prefix", ["nd_model", "a", "m2", "a" * 41, "x_1_y", "classes"])
+def test_prefix_is_taken(prefix: str) -> None:
+    assert check_prefix(prefix) == prefix
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("", "A", "1a", "_a", "a_", "a__b", "a" * 42, "a-b", "a b", "a\n", "ä", "٣a", "a٣", "*/"),
+        *("int", "and", "co_await", "nd", "nd_runtime", "a.h"),
+    ],
+)
+def test_prefix_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_prefix(prefix)
+    assert caught.value.code == "codegen.prefix"
+    assert "\n" not in str(caught.value)
+
+
+def test_constants_of_labels() -> None:
+    labels = ("daisy", "Übung 7", "猫", "", "--", "a__b_", "7", "Œuvre", "x" * 99)
+    assert label_constants(labels) == (
+        "C0_DAISY",
+        "C1_UBUNG_7",
+        "C2",
+        "C3",
+        "C4",
+        "C5_A_B",
+        "C6_7",
+        "C7_UVRE",
+        "C8_" + "X" * 31,
+    )
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.text() | st.sampled_from(HOSTILE_NAMES), max_size=12))
+def test_constants_are_legal_and_different(labels: list[str]) -> None:
+    constants = label_constants(labels)
+    assert len(set(constants)) == len(labels)
+    for constant in constants:
+        assert re.fullmatch(r"C\d+(_[A-Z0-9]+)*", constant)

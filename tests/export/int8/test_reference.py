@@ -1,0 +1,148 @@
+"""The reference gives tflite_micro's bytes: random single operations, then whole models."""
+
+import hashlib
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import single_op
+from tflm import run_tflm
+
+from ndtool.errors import InputError
+from ndtool.export.int8 import spec
+from ndtool.export.int8.ir import Graph, op_name
+from ndtool.export.int8.reference import run_graph, run_tensors
+from ndtool.export.tflite.reader import read_tflite
+from ndtool.export.tflite.writer import write_tflite
+from ndtool.quant import fixed_point as fp
+from ndtool.quant import kernels
+
+FAST_CASES = 60  # of each operation
+SLOW_CASES = 600
+MODELS = Path(__file__).resolve().parents[4] / "shared" / "models"
+# first 16 hex digits of the sha256 of tflite_micro's outputs for 20 inputs (default_rng(1))
+MODEL_OUTPUTS = {
+    "person_detect": "458b165415df0e5e",
+    "kws": "41103df760fab03f",
+    "vww_96": "02a45cbcb5f83be3",
+    "resnet8": "08a867dc1f39d3ed",
+}
+
+
+def random_graph(name: str, number: int) -> Graph:
+    return single_op.CASES[name](np.random.default_rng([zlib.crc32(name.encode()), number]))
+
+
+def differing(graph: Graph, seed: int) -> int:
+    """Output bytes in which the reference and tflite_micro differ."""
+    inputs = single_op.inputs_for(graph, np.random.default_rng(seed))
+    (ours,) = run_graph(graph, *inputs)
+    (theirs,) = run_tflm(write_tflite(graph, description="test"), *inputs)
+    return int((ours != theirs.reshape(ours.shape)).sum())
+
+
+def check_cases(name: str, numbers: range) -> None:
+    for number in numbers:
+        graph = random_graph(name, number)
+        assert spec.find_problems(graph) == []
+        assert differing(graph, number) == 0, f"{name} case {number}: {graph.ops[0]}"
+
+
+@pytest.mark.parametrize("name", single_op.CASES)
+def test_single_operation_equals_tflite_micro(name: str) -> None:
+    check_cases(name, range(FAST_CASES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", single_op.CASES)
+def test_many_single_operations_equal_tflite_micro(name: str) -> None:
+    check_cases(name, range(FAST_CASES, SLOW_CASES))
+
+
+@pytest.mark.parametrize("name", single_op.CASES)
+def test_cases_are_not_saturated_so_that_a_step_would_show(name: str) -> None:
+    inner = 0  # outputs between the ends
+    for number in range(FAST_CASES):
+        graph = random_graph(name, number)
+        inputs = single_op.inputs_for(graph, np.random.default_rng(number))
+        (out,) = run_graph(graph, *inputs)
+        inner += len(set(np.unique(out)) - {-128, 127})
+    assert inner / FAST_CASES > 8
+
+
+def single_rounding(x: fp.I64, requant: fp.Requant) -> fp.I64:
+    """`MultiplyByQuantizedMultiplier` with TFLITE_SINGLE_ROUNDING=1 (quantisation, 1.3)."""
+    right = 31 - requant.shift
+    result: fp.I64 = (np.asarray(x, np.int64) * requant.multiplier + (1 << (right - 1))) >> right
+    return result
+
+
+@pytest.mark.parametrize("name", ["CONV_2D", "DEPTHWISE_CONV_2D", "MUL"])
+def test_single_rounding_would_be_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "mbqm", single_rounding)
+    assert any(differing(random_graph(name, n), n) for n in range(FAST_CASES))
+
+
+@pytest.mark.parametrize("name", single_op.CASES)
+def test_images_of_a_batch_do_not_meet(name: str) -> None:
+    graph = random_graph(name, 1)
+    inputs = single_op.inputs_for(graph, np.random.default_rng(5), images=3)
+    (together,) = run_graph(graph, *inputs)
+    alone = [run_graph(graph, *(x[i : i + 1] for x in inputs))[0] for i in range(len(inputs[0]))]
+    assert np.array_equal(together, np.concatenate(alone))
+
+
+def shared_model(name: str) -> bytes:
+    path = MODELS / f"{name}.tflite"
+    if not path.exists():
+        pytest.skip(f"../shared/models/{path.name} is not here")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", MODEL_OUTPUTS)
+def test_whole_models_equal_tflite_micro_in_every_tensor(name: str) -> None:
+    data = shared_model(name)
+    graph = read_tflite(data)
+    (entry,) = graph.inputs
+    rng = np.random.default_rng(1)
+    x = rng.integers(-128, 128, (20, *graph.tensor(entry).shape[1:])).astype(np.int8)
+    (outputs,) = run_graph(graph, x)
+    assert hashlib.sha256(outputs.tobytes()).hexdigest()[:16] == MODEL_OUTPUTS[name]
+
+    values = run_tensors(graph, x[:1])
+    numbers = [op.out for op in graph.ops]
+    assert set(numbers) | {entry} == set(values)
+    for op, theirs in zip(graph.ops, run_tflm(data, x[:1], tensors=numbers), strict=True):
+        ours = values[op.out]
+        assert np.array_equal(ours, theirs.reshape(ours.shape)), op_name(op)
+
+
+def test_outputs_are_kept_and_others_freed() -> None:
+    graph = random_graph("RELU", 0)
+    (x,) = single_op.inputs_for(graph, np.random.default_rng(0))
+    both = Graph(
+        tensors=graph.tensors,
+        ops=graph.ops,
+        inputs=graph.inputs,
+        outputs=(graph.inputs[0], graph.ops[0].out),
+    )
+    outputs = run_graph(both, x)
+    assert np.array_equal(outputs[0], x)
+    assert np.array_equal(outputs[1], run_graph(graph, x)[0])
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        (),
+        (np.zeros((1, 256), np.int16),),
+        (np.zeros((1, 255), np.int8),),
+        (np.zeros(256, np.int8),),
+        (np.zeros((), np.int8),),
+        (np.zeros((1, 256), np.int8), np.zeros((1, 256), np.int8)),
+    ],
+)
+def test_wrong_inputs_are_refused(inputs: tuple[np.ndarray, ...]) -> None:
+    with pytest.raises(InputError, match="int8 \\['n', 256\\] needed"):
+        run_graph(random_graph("RELU", 0), *inputs)

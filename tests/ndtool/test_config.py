@@ -1,0 +1,78 @@
+"""Configuration files: found, checked by key, written with origins, read back."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ndtool.config import find_config, load_config, replace_table, table_text
+from ndtool.errors import ConfigError, InputError
+
+KNOWN = {"train": {"epochs", "data"}, "check": {"max_drop_points"}}
+
+
+def write(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "ndtool.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_tables_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, '[train]\nepochs = 3\ndata = "digits"\n')
+    assert load_config(path, KNOWN) == {"train": {"epochs": 3, "data": "digits"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[train]\nepoch = 3", ("unknown key", "train.epoch", "did you mean train.epochs?")),
+        ("[tran]\nepochs = 3", ("unknown key", "tran", "did you mean train?")),
+        ("[train", ("not a TOML file",)),
+        ("train = 3", ("outside of any table",)),
+        ("[train]\nepochs = {a = 1}", ("not a plain value",)),
+        (b"\xff\xfe", ("not a TOML file",)),
+    ],
+)
+def test_refusals_name_the_key(tmp_path: Path, text: str | bytes, words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text), KNOWN)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        load_config(tmp_path / "none.toml", KNOWN)
+
+
+def test_search_stops_at_the_repository(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    inner = tmp_path / "a/b"
+    inner.mkdir(parents=True)
+    assert find_config(inner) == path
+    (tmp_path / "a/.git").mkdir()
+    assert find_config(inner) is None
+
+
+values = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.booleans(),
+    st.integers(-(2**40), 2**40),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.dictionaries(st.sampled_from(["a", "b_c", "d"]), values))
+def test_written_tables_read_back(options: dict[str, object]) -> None:
+    text = table_text("train", {k: (v, "flag") for k, v in options.items()})
+    assert tomllib.loads(text)["train"] == options
+
+
+def test_replacing_one_table_keeps_the_others() -> None:
+    text = replace_table("", "train", table_text("train", {"a": (1, "flag")}))
+    text = replace_table(text, "export", table_text("export", {"b": (2, "default")}))
+    text = replace_table(text, "train", table_text("train", {"a": (3, "file")}))
+    assert tomllib.loads(text) == {"train": {"a": 3}, "export": {"b": 2}}
+    assert "a = 3  # file" in text

@@ -1,0 +1,250 @@
+"""The run folder: atomic writes, what is up to date and why, locks, hostile manifests."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ndtool.errors import InputError
+from ndtool.rundir import (
+    LOCK,
+    MANIFEST,
+    METRICS,
+    RunDir,
+    StageKey,
+    StageOutput,
+    find_run,
+    read_bounded,
+    run_stage,
+    slug,
+    write_atomic,
+)
+from ndtool.types import Sha256
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+def stage(run: RunDir, **changes: object) -> tuple[bool, int]:
+    """Run a stage that copies a.txt to b.txt; (did it run, how often did the work run)."""
+    values: dict[str, object] = {
+        "stage": "copy",
+        "version": 1,
+        "options": {"n": 1},
+        "files": ("a.txt",),
+    }
+    calls = []
+
+    def work() -> StageOutput:
+        calls.append(1)
+        name = run.write_text("b.txt", (run / "a.txt").read_text())
+        return StageOutput(files=(name,), figures={"size": 1, "absent": None})
+
+    did = run_stage(run, StageKey(**(values | changes)), work, force=False)  # type: ignore[arg-type]
+    return did, len(calls)
+
+
+def test_second_time_is_up_to_date(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    run.write_text("a.txt", "one")
+    assert stage(run) == (True, 1)
+    assert stage(run) == (False, 0)
+    assert "copy: up to date" in capsys.readouterr().err
+    assert json.loads((run / METRICS).read_text()) == {"size": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"options": {"n": 2}}, "n 1 -> 2"),
+        ({"version": 2}, "version 1"),
+        ({"sources": {"data": Sha256("0" * 64)}}, "data changed"),
+    ],
+)
+def test_key_changes_are_named(
+    run: RunDir, change: dict[str, object], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.write_text("a.txt", "one")
+    stage(run)
+    assert stage(run, **change) == (True, 1)
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("a.txt", "a.txt changed"), ("b.txt", "b.txt was changed by hand")]
+)
+def test_changed_files_are_named(
+    run: RunDir, name: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.write_text("a.txt", "one")
+    stage(run)
+    run.write_text(name, "two")
+    assert stage(run) == (True, 1)
+    assert reason in capsys.readouterr().err
+
+
+def test_missing_artifact_is_made_again_and_mtime_means_nothing(run: RunDir) -> None:
+    run.write_text("a.txt", "one")
+    stage(run)
+    os.utime(run / "a.txt", (1, 1))
+    assert stage(run) == (False, 0)
+    (run / "b.txt").unlink()
+    assert stage(run) == (True, 1)
+
+
+def test_stale_stages_are_found(run: RunDir) -> None:
+    run.write_text("a.txt", "one")
+    stage(run)
+    run_stage(
+        run,
+        StageKey(stage="next", version=1, options={}, files=("b.txt",)),
+        lambda: StageOutput(files=(run.write_text("c.txt", "x"),)),
+        force=False,
+    )
+    assert run.stale_stages() == []
+    run.write_text("a.txt", "two")
+    stage(run)
+    assert run.stale_stages() == ["next"]
+
+
+def test_manifest_holds_no_machine_path(run: RunDir) -> None:
+    run.write_text("a.txt", "one")
+    stage(run)
+    text = (run / MANIFEST).read_text()
+    assert str(run.path.parent) not in text
+    assert socket.gethostname() not in text
+
+
+def test_a_failed_stage_leaves_no_row(run: RunDir) -> None:
+    run.write_text("a.txt", "one")
+
+    def broken() -> StageOutput:
+        raise InputError("no", where="x", remedy="y", code="z")
+
+    with pytest.raises(InputError):
+        run_stage(run, StageKey(stage="s", version=1, options={}), broken, force=False)
+    assert run.manifest().stages == {}
+
+
+def test_atomic_write_keeps_the_old_file_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f"
+    write_atomic(path, b"old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_kill_9_while_writing_leaves_a_whole_manifest(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ndtool.rundir import *\n"
+        "run = RunDir(Path(sys.argv[1]))\n"
+        "run.write_text('a.txt', 'x'); print('up', flush=True)\n"
+        "for i in range(10**6):\n"
+        "    run_stage(run, StageKey(stage=f's{i % 50}', version=i + 1, options={'i': i}),\n"
+        "              lambda: StageOutput(files=('a.txt',)), force=False)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    time.sleep(0.5)
+    child.kill()
+    child.wait(timeout=10)
+    child.stdout.close()
+    assert RunDir(tmp_path).manifest().stages
+
+
+def test_lock_keeps_a_second_writer_out(run: RunDir) -> None:
+    with run.lock():
+        owner = json.loads((run / LOCK).read_text())
+        assert owner["pid"] == os.getpid()
+        with pytest.raises(InputError) as caught, RunDir(run.path).lock():
+            pass
+        assert caught.value.code == "run.locked"
+    with run.lock():
+        pass
+    assert not (run / LOCK).exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x"}'])
+def test_broken_lock_is_taken_over(run: RunDir, content: str) -> None:
+    run.write_text(LOCK, content)
+    with run.lock():
+        pass
+
+
+def test_lock_of_a_dead_process_is_taken_over_but_not_another_hosts(run: RunDir) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait(timeout=30)
+    host = socket.gethostname()
+    run.write_text(LOCK, json.dumps({"pid": child.pid, "host": host}))
+    with run.lock():
+        pass
+    run.write_text(LOCK, json.dumps({"pid": child.pid, "host": f"not-{host}"}))
+    with pytest.raises(InputError), run.lock():
+        pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"schema": "ndtool.manifest/9"}',
+        '{"files": {"../../etc/passwd": {"sha256": "0", "bytes": 1, "stage": "x"}}}',
+        '{"files": {"/etc/passwd": {"sha256": "0", "bytes": 1, "stage": "x"}}}',
+        '{"unknown": 1}',
+        '{"stages": {"train": {}}}',
+    ],
+)
+def test_hostile_manifests(run: RunDir, text: str) -> None:
+    run.write_text(MANIFEST, text)
+    with pytest.raises(InputError) as caught:
+        run.manifest()
+    assert caught.value.code == "run.manifest"
+
+
+def test_find_run_by_path_or_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/x").mkdir(parents=True)
+    (tmp_path / "runs/x/contract.json").write_text("{}")
+    assert find_run("x").path == Path("runs/x")
+    assert find_run(str(tmp_path / "runs/x")).path == tmp_path / "runs/x"
+    with pytest.raises(InputError):
+        find_run("y")
+
+
+def test_read_bounded_refuses_devices_and_large_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path / "missing", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError):
+            read_bounded(path)
+    (tmp_path / "big").write_bytes(b"12345")
+    with pytest.raises(InputError) as caught:
+        read_bounded(tmp_path / "big", 4)
+    assert caught.value.code == "input.too-large"
+
+
+@pytest.mark.parametrize(
+    ("text", "made"), [("A b/c", "a-b-c"), ("..", "run"), ("w0.35", "w0.35"), ("ä", "run")]
+)
+def test_slug(text: str, made: str) -> None:
+    assert slug(text) == made
