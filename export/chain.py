@@ -34,7 +34,7 @@ from ndtool.export.hops import (
 from ndtool.export.layers import layers_csv
 from ndtool.export.ranges import load_ranges, measure_ranges, ranges_text
 from ndtool.export.student import load_student
-from ndtool.export.tflite.lint import Finding, lint
+from ndtool.export.tflite.lint import Finding, Severity, lint
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.gates.hops import HopRow
 from ndtool.options import ExportOptions
@@ -224,7 +224,7 @@ def int8_stage(run: RunDir, options: ExportOptions, *, force: bool) -> tuple[Fin
     def work() -> StageOutput:
         data = _convert(run, options)
         findings = lint(data, contract, converter=options.converter)
-        errors = [f for f in findings if f.severity == "error"]
+        errors = [f for f in findings if f.severity is Severity.ERROR]
         if errors:
             raise GateError(
                 f"the int8 file breaks the rule {errors[0].rule}: {errors[0].text}"
@@ -239,9 +239,9 @@ def int8_stage(run: RunDir, options: ExportOptions, *, force: bool) -> tuple[Fin
         )
         return StageOutput(files=names, figures={"tflite_bytes": len(data)})
 
-    packages = ("numpy", "flatbuffers", "ai-edge-litert")
+    packages = ["numpy", "flatbuffers", "ai-edge-litert"]
     if options.converter is Converter.TENSORFLOW:
-        packages += ("tensorflow-cpu", "tensorflow")
+        packages += ["tensorflow-cpu", "tensorflow"]
     run_stage(run, key, work, force=force, packages=packages)
     return tuple(lint((run / TFLITE).read_bytes(), contract, converter=options.converter))
 
@@ -258,7 +258,9 @@ def _convert(run: RunDir, options: ExportOptions) -> bytes:
             made = convert(
                 graph,
                 ranges,
-                ConvertOptions(fc=options.fc, input=input_quantization(contract)),
+                ConvertOptions(
+                    fc=options.fc, input=dict.fromkeys(graph.inputs, input_quantization(contract))
+                ),
             )
             for text in made.warnings:
                 console.warn("export.convert", text)
@@ -268,7 +270,7 @@ def _convert(run: RunDir, options: ExportOptions) -> bytes:
 
             sample = calibration_sample(run, options)
             pixels = normalize_pixels(sample.images, contract)
-            return convert_with_tensorflow(graph, pixels, contract=contract, fc=options.fc)
+            return convert_with_tensorflow(graph, pixels, contract, fc=options.fc)
 
 
 def predict_stage(run: RunDir, options: ExportOptions, *, force: bool) -> list[HopRow]:

@@ -21,7 +21,7 @@ from ndtool.data.types import DataOptions, Source, Split
 from ndtool.errors import InputError
 from ndtool.evaluate import Accuracy, accuracy, agreement, max_abs_difference, predicted_class
 from ndtool.export.int8.ir import Graph
-from ndtool.export.predictions import load_predictions, save_predictions
+from ndtool.export.predictions import Predictions, load_predictions, save_predictions
 from ndtool.export.runners import run_int8, run_onnx
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.gates.hops import HopRow
@@ -84,7 +84,7 @@ def open_run_data(run: RunDir, spec: str = "") -> Source:
 
 
 def data_sha256(run: RunDir) -> dict[str, Sha256]:
-    """Hash of the data at training time, for stages that read it: a changed set is another input."""
+    """Hash of the data at training time, for the keys of stages that read it."""
     stages = run.manifest().stages
     for name in ("train", "import"):
         if name in stages and "data" in stages[name].reads:
@@ -176,8 +176,8 @@ def _stored(run: RunDir, hop: Hop, images: Split, why: str) -> list[HopPredictio
         HopPrediction(
             hop=hop,
             engine="stored",
-            outputs=stored.output,
-            reals=stored.output.astype(np.float64),
+            outputs=stored.outputs,
+            reals=stored.outputs.astype(np.float64),
             predicted=stored.predicted,
         )
     ]
@@ -244,6 +244,9 @@ def store_predictions(run: RunDir, hops: list[HopPrediction], images: Split) -> 
     names = []
     for hop in hops:
         name = f"{PREDICTIONS}/{hop.hop.value}.npz"
-        save_predictions(run / name, images.ids, hop.outputs, hop.predicted)
+        save_predictions(
+            run / name,
+            Predictions(ids=images.ids, predicted=hop.predicted, outputs=hop.outputs),
+        )
         names.append(name)
     return names

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ndtool.console import visible
 from ndtool.contract import Contract
 from ndtool.errors import InputError, ToolMissingError, UnsupportedError, require
+from ndtool.export.runner_worker import ARENA_BYTES
 from ndtool.export.worker_process import (
     last_lines,
     signal_name,
@@ -174,7 +175,7 @@ def choose_runtime() -> tuple[Runtime, str]:
 def run_int8(
     model: bytes, images: I8, *, runtime: Runtime, workers: int, progress: Progress
 ) -> Int8Result:
-    """Outputs of an int8 .tflite for int8 images (N, H, W, C); `workers` 0 means one a core.
+    """Outputs of an int8 .tflite for int8 inputs (N, ...), e.g. images; `workers` 0: one a core.
 
     The result does not depend on `workers`: one interpreter a process, one image at a time.
 
@@ -211,16 +212,19 @@ def tflm_arena_bytes(model: bytes) -> int:
     """
     found = re.search(_ARENA_TOTAL, _arena_log(model, ARENA_BYTES))
     assert found is not None, "tflite_micro printed no arena total"
-    total = int(found[1])
-    for missing in (0, *_ARENA_STEPS):
-        try:
-            _arena_log(model, total + missing + 16)
-        except UnsupportedError:
-            if missing == _ARENA_STEPS[-1]:
-                raise
-            continue
-        return total + missing
-    raise AssertionError("unreachable")
+    used, missing = int(found[1]), 0
+    while not _runs_in_arena(model, used + missing + 16):
+        missing = max(256, 2 * missing)
+        assert missing < ARENA_BYTES, "a model that ran does not run again"
+    return used + missing
+
+
+def _runs_in_arena(model: bytes, arena_bytes: int) -> bool:
+    try:
+        _arena_log(model, arena_bytes)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def _arena_log(model: bytes, arena_bytes: int) -> bytes:

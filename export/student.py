@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ndtool.arch import ArchSpec, parse_spec
 from ndtool.errors import InputError, require
-from ndtool.export.graph.weights import F32
+from ndtool.export.graph.ir import F32
 from ndtool.rundir import STUDENT, STUDENT_SPEC, RunDir, read_bounded
 
 MAX_STUDENT_BYTES = 1024 * 1024 * 1024

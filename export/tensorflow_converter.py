@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from ndtool.errors import UnsupportedError, raise_all, require
 from ndtool.export.graph.ir import Conv, FloatGraph, Pool
 from ndtool.export.tensorflow_worker import pool_padding
 from ndtool.export.worker_process import last_lines, worker_command, worker_environment
+from ndtool.quant.pixels import input_quantization
 from ndtool.types import FcScales
 
 F32 = NDArray[np.float32]
@@ -55,28 +57,46 @@ def convert_with_tensorflow(
     raise_all(list(_unsupported(graph)))
     if find_spec("tensorflow") is None:
         require("tensorflow")  # only to raise: importing it here would cost a gigabyte
-    low, high = contract.normalize.range
     with tempfile.TemporaryDirectory(prefix="ndtool-") as name:
         folder = Path(name)
         save_graph(graph, folder)
-        np.save(folder / "calibration.npy", pin_range(calibration, low, high), allow_pickle=False)
+        np.save(folder / "calibration.npy", pin_range(calibration, contract), allow_pickle=False)
         _run_worker(folder, fc, timeout_s)
         return (folder / "model.tflite").read_bytes()
 
 
-def pin_range(calibration: F32, low: float, high: float) -> F32:
+def pin_range(calibration: F32, contract: Contract) -> F32:
     """The images, and where an end of the contract's range does not occur in them, one more.
 
     TensorFlow takes the input's range from the images. The added one is the image nearest to that
     end with its extreme value moved there: an all-black or all-white image would do as well for
     the input, but widen the ranges of every later tensor.
     """
-    images = [calibration]
-    if calibration.min() > low:
-        images.append(_with_value(calibration, int(calibration.argmin()), low))
-    if calibration.max() < high:
-        images.append(_with_value(calibration, int(calibration.argmax()), high))
+    low, high = input_ends(contract)
+    clipped = np.clip(calibration, low, high)  # by rounding errors at most
+    images = [clipped]
+    if clipped.min() > low:
+        images.append(_with_value(clipped, int(clipped.argmin()), low))
+    if clipped.max() < high:
+        images.append(_with_value(clipped, int(clipped.argmax()), high))
     return np.concatenate(images)
+
+
+def input_ends(contract: Contract) -> tuple[float, float]:
+    """The contract's range in float32, from which TensorFlow gets the contract's very scale.
+
+    TensorFlow computes (high - low) / 255 in float32 [measured, 2.21], the contract in float64
+    with one rounding at the end; the neighbouring scale would be another input than the
+    contract's. So the ends move by units in the last place, as few as will do; none for u8/255.
+    """
+    scale, _ = input_quantization(contract)
+    low, high = map(np.float32, contract.normalize.range)
+    steps = sorted(product(range(-4, 5), repeat=2), key=lambda step: abs(step[0]) + abs(step[1]))
+    for down, up in steps:
+        first, last = low + down * np.spacing(low), high + up * np.spacing(high)
+        if float((last - first) / np.float32(255)) == scale:
+            return float(first), float(last)
+    raise AssertionError(contract.normalize.range)
 
 
 def _with_value(calibration: F32, index: int, value: float) -> F32:

@@ -18,7 +18,7 @@ from ndtool.errors import ConfigError, InputError
 
 MAX_CHANNELS: Final = 65_536
 MAX_BLOCKS: Final = 512
-_STRICT: Final = {"extra": "forbid"}
+_STRICT: Final[dict[str, object]] = {"extra": "forbid"}
 
 
 class Act(StrEnum):
@@ -353,6 +353,8 @@ def check_spec(spec: ArchSpec, *, where: str) -> ArchSpec:
         InputError: a width, kernel or stride out of bounds, a shortcut between unequal shapes.
     """
     convs = [b for b in spec.blocks if b.kind is BlockKind.INVERTED]
+    kernels = [spec.stem.kernel, *(b.kernel for b in spec.blocks)]
+    strides = [spec.stem.stride, *(b.stride for b in spec.blocks)]
     checks = (
         (1 <= spec.classes <= 10_000, "classes"),
         (spec.in_channels in (1, 3), "in_channels"),
@@ -362,8 +364,8 @@ def check_spec(spec: ArchSpec, *, where: str) -> ArchSpec:
         (all(1 <= b.c_out <= MAX_CHANNELS for b in spec.blocks), "blocks.c_out"),
         (all(1 <= b.mid <= MAX_CHANNELS for b in convs), "blocks.mid"),
         (all(0 <= b.se <= MAX_CHANNELS for b in spec.blocks), "blocks.se"),
-        (all(b.kernel in (1, 3, 5, 7) for b in (spec.stem, *spec.blocks)), "kernel"),
-        (all(b.stride in (1, 2) for b in (spec.stem, *spec.blocks)), "stride"),
+        (all(k in (1, 3, 5, 7) for k in kernels), "kernel"),
+        (all(s in (1, 2) for s in strides), "stride"),
         (0 <= spec.head.conv <= MAX_CHANNELS and 0 <= spec.head.hidden <= MAX_CHANNELS, "head"),
         (0 < spec.bn_eps < 0.1, "bn_eps"),
     )

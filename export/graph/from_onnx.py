@@ -209,6 +209,8 @@ def _read_node(r: _Reading, node: Node) -> None:
     """Fold the node, or append what it computes to the draft; keep an unsupported one in mind."""
     inputs = [name for name in node.inputs if name]
     outputs = [name for name in node.outputs if name]
+    if not node.outputs or node.outputs[0] == "":
+        raise malformed("a node without its first output", where=node.where)
     for name in outputs:
         if r.knows(name):
             raise malformed(f"tensor {visible(name)} is computed twice", where=node.where)
@@ -221,7 +223,7 @@ def _read_node(r: _Reading, node: Node) -> None:
             raise unsupported(f"operator {visible(node.op)} is not supported", where=node.where)
         if any(name in r.unknown for name in inputs):
             r.unknown.update(outputs[:1])  # a problem is told once, not at every reader
-        elif any(name in r.extra for name in inputs) or outputs[:1] != [*node.outputs[:1]]:
+        elif any(name in r.extra for name in inputs):
             raise unsupported("the second output of a node is used", where=node.where)
         elif is_foldable(node.op) and all(name in r.constants for name in inputs):
             value = fold_constant(node, [r.constants[n] if n else None for n in node.inputs])
@@ -549,8 +551,8 @@ def _pad(r: _Reading, node: Node) -> None:
 
 def _shape(r: _Reading, node: Node) -> None:
     """The fixed shape of a tensor, batch 1, as a constant."""
-    name = r.resolve(node.input(0))
-    shape = r.shapes[name] if name in r.shapes else r.constants[name].shape
+    given = r.constants.get(node.input(0))
+    shape = r.shapes[r.maybe_flat(node, 0)] if given is None else given.shape
     start, end = node.integer("start", 0), node.integer("end", len(shape))
     r.constants[node.outputs[0]] = np.array(shape[start:end], np.int64)
 

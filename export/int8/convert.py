@@ -165,7 +165,9 @@ class _Builder:
             case fg.Unary():
                 slope = op.alpha if op.kind is fg.UnaryKind.LEAKY_RELU else 0.0
                 x, out = self.activation(op.x), self.activation(op.out)
-                self.ops.append(qg.Unary(kind=UNARY[op.kind], x=x, out=out, alpha=scales.to_float32(slope)))
+                self.ops.append(
+                    qg.Unary(kind=UNARY[op.kind], x=x, out=out, alpha=scales.to_float32(slope))
+                )
             case fg.Pool():
                 self._pool(op)
             case fg.Pad():

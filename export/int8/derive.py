@@ -86,7 +86,7 @@ def layer_bounds(graph: Graph, op: Layer) -> fp.I64:
     weight = graph.tensor(op.weight)
     axis = 3 if isinstance(op, DepthwiseConv2D) else 0
     others = tuple(i for i in range(len(weight.shape)) if i != axis)
-    total = np.abs(int8_values(weight).astype(np.int64)).sum(axis=others)
+    total = np.abs(int8_values(weight).astype(np.int16)).sum(axis=others, dtype=np.int64)
     bounds: fp.I64 = total * fp.max_abs_offset(graph.tensor(op.x).zero_point)
     if op.bias is not None:
         bounds = bounds + np.abs(int32_values(graph.tensor(op.bias)).astype(np.int64))

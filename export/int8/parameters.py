@@ -66,6 +66,7 @@ def assign_parameters(
     fixed |= {op.out: value for op in graph.ops if (value := _fixed_output(op)) is not None}
     observed = _ranges(graph, ranges, fixed)
     groups = _groups(graph)
+    moved = {op.out for op in graph.ops if is_copy(op)}
     problems: list[NdError] = []
     warnings = [
         f"{visible(name)} is 0 for every calibration image; it gets the scale 1/256"
@@ -83,7 +84,8 @@ def assign_parameters(
             by_group[root] = scales.tensor_params(
                 min(low for low, _ in own.values()), max(high for _, high in own.values())
             )
-            warnings += _widened(own, by_group[root])
+            made = {name: own[name] for name in own if name not in moved}
+            warnings += _widened(made, by_group[root])
     root_of = {name: root for root, members in groups.items() for name in members}
     frozen = {root_of[name] for name in fixed}
     warnings += _raise_to_least(graph, by_group, root_of, frozen)

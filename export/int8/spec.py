@@ -9,7 +9,7 @@ A rule is there because TFLM refuses, aborts or computes nonsense without a word
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Generic, NewType, TypeVar
@@ -49,6 +49,7 @@ Shape = tuple[int, ...]
 
 MAX_RANK: Final = 5  # PAD's own limit (mk/pad_common.cc), the smallest of the kernels
 MAX_ELEMENTS: Final = 2**26  # of one tensor: 64 MiB of int8, far above any microcontroller
+MAX_TOTAL_ELEMENTS: Final = 2**28  # over all ops: what each reads and writes
 MAX_MACS: Final = 2**31  # of one op
 MAX_CONCAT: Final = 10  # mk/concatenation.cc
 MAX_SOFTMAX: Final = 4095  # classes whose exponentials fit the 12 integer bits of their sum
@@ -105,6 +106,10 @@ def find_problems(graph: Graph) -> list[Problem]:
     bad_tensors = {t: list(_tensor_rules(graph, t)) for t in _referenced(graph)}
     problems = [problem for found in bad_tensors.values() for problem in found]
     problems += _order_rules(graph)
+    total = sum(graph.tensor(t).elements for op in graph.ops for t in (*op_inputs(op), op.out))
+    if total > MAX_TOTAL_ELEMENTS:
+        text = f"{total} elements read and written, at most {MAX_TOTAL_ELEMENTS}"
+        return [*problems, Problem(rule="graph.size", text=text)]
     for index, op in enumerate(graph.ops):
         if not any(bad_tensors[t] for t in (*op_inputs(op), op.out)):
             problems += _op_rules(graph, OpIndex(index), op)
@@ -163,7 +168,7 @@ def _tensor_faults(tensor: Tensor) -> Iterator[tuple[str, str]]:
         if not 0 <= dim < len(shape) or shape[dim] != len(scales):
             text = f"{len(scales)} scales along dimension {dim} of shape {list(shape)}"
             yield "tensor.quantized-dim", text
-    if not all(math.isfinite(s) and s > 0 and _is_float32(s) for s in scales):
+    if not _are_float32(scales) or min(scales, default=1.0) <= 0:
         yield "tensor.scale", "a scale that is not a finite float32 above 0"
     low, high = (-128, 127) if tensor.dtype is DType.INT8 else (0, 0)
     if not all(low <= z <= high for z in zeros):
@@ -171,8 +176,10 @@ def _tensor_faults(tensor: Tensor) -> Iterator[tuple[str, str]]:
 
 
 @np.errstate(over="ignore")
-def _is_float32(value: float) -> bool:
-    return float(np.float32(value)) == value
+def _are_float32(values: Sequence[float]) -> bool:
+    """Whether all are finite and kept by a cast to float32."""
+    exact = np.asarray(values, np.float64)
+    return bool((np.isfinite(exact) & (exact.astype(np.float32) == exact)).all())
 
 
 def _order_rules(graph: Graph) -> Iterator[Problem]:
@@ -340,11 +347,11 @@ def _fc_shape(graph: Graph, op: FullyConnected) -> Shape:
 
 def _layer_arithmetic(graph: Graph, op: derive.Layer) -> Faults:
     x, weight, out = (graph.tensor(t) for t in (op.x, op.weight, op.out))
-    macs = out.elements * weight.elements // len(derive.layer_bounds(graph, op))
+    bounds = derive.layer_bounds(graph, op)
+    macs = out.elements * weight.elements // len(bounds)
     if macs > MAX_MACS:
         yield "op.macs", f"{macs} multiply-accumulates, at most {MAX_MACS}"
     yield from _activation_faults(op.act, out)
-    bounds = derive.layer_bounds(graph, op)
     yield from _requant_faults(derive.layer_reals(graph, op), bounds)
     if op.bias is None:
         return
@@ -400,7 +407,7 @@ def _shown(params: fp.ScaleZero) -> str:
 
 def _float32_faults(name: str, value: float) -> Faults:
     """What the file cannot hold exactly would change on the way."""
-    if not math.isfinite(value) or not _is_float32(value):
+    if not _are_float32([value]):
         yield "op.attribute", f"{name} {value!r} is not a finite float32"
 
 
@@ -448,7 +455,7 @@ def _unary_arithmetic(graph: Graph, op: Unary) -> Faults:
         case UnaryKind.RELU6:
             yield from _equal_faults(graph, op, op.x)
             if fp.quantize_bound(6.0, x.scale, x.zero_point) > fp.INT8_MAX:
-                yield "op.relu6", f"6 is outside int8 at scale {x.scale:g}: TFLM refuses"
+                yield "op.relu6", f"6 is outside int8 at scale {x.scale:g}"
         case UnaryKind.LOGISTIC:
             yield from _gate_faults(x, out, UNIT_PARAMS)
         case UnaryKind.TANH:

@@ -1,69 +1,32 @@
 """ndtool check."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ndtool import console
-from ndtool.cli.params import RunArg, build, origins, verb
-from ndtool.gates.hops import HopRow, Judgement, judge_hops
+from ndtool.cli.params import RunArg, build, verb
 from ndtool.options import CHECK, CheckOptions
+
+if TYPE_CHECKING:
+    from ndtool.gates.hops import Verdict
 
 GATE_FAILED = 3
 EvalData = Annotated[str, typer.Option("--data", help="Another place for the run's data.")]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The table of hops and what the gates say of it."""
-
-    rows: list[HopRow]
-    judgements: list[Judgement]
-    eval_count: int
-    eval_sha256: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether no judged gate failed."""
-        return all(j.passed is not False for j in self.judgements)
-
-    def document(self) -> dict[str, object]:
-        """The --json form."""
-        return {
-            "schema": "ndtool.check/1",
-            "verdict": "pass" if self.passed else "fail",
-            "eval_count": self.eval_count,
-            "eval_sha256": self.eval_sha256,
-            "hops": [
-                {
-                    "hop": row.hop.value,
-                    "engine": row.engine,
-                    "correct": row.accuracy.correct,
-                    "count": row.accuracy.count,
-                    "accuracy": row.accuracy.fraction,
-                    "agreement": row.agreement,
-                    "max_abs_diff": row.max_abs_diff,
-                }
-                for row in self.rows
-            ],
-            "gates": [
-                {"gate": j.gate, "passed": j.passed, "text": j.text} for j in self.judgements
-            ],
-        }
-
-
 @verb(CHECK)
-def check(ctx: typer.Context, run: RunArg, data: EvalData = "", **values: Any) -> None:
+def check(run: RunArg, data: EvalData = "", **values: Any) -> None:
     """Run every hop's model on the test images; exit 3 when accuracy is lost on the way."""
-    verdict = check_run(run, build(CHECK, values), origins(ctx), data=data)
+    verdict = check_run(run, build(CHECK, values), data=data)
     console.out_json(verdict.document())
     show_check(verdict)
 
 
-def check_run(name: str, options: CheckOptions, given: dict[str, str], *, data: str) -> Verdict:
+def check_run(name: str, options: CheckOptions, *, data: str) -> "Verdict":
     """Run and judge; shared by `check` and `run`."""
     from ndtool.export.hops import evaluation_set, hop_rows, predict_hops
+    from ndtool.gates.hops import Verdict, judge_hops
     from ndtool.rundir import find_run
 
     run = find_run(name)
@@ -73,10 +36,15 @@ def check_run(name: str, options: CheckOptions, given: dict[str, str], *, data: 
     judgements = judge_hops(
         rows, max_drop_points=options.max_drop_points, min_accuracy=options.min_accuracy
     )
-    return Verdict(rows, judgements, len(images), images.sha256())
+    return Verdict(
+        rows=tuple(rows),
+        judgements=tuple(judgements),
+        eval_count=len(images),
+        eval_sha256=images.sha256(),
+    )
 
 
-def show_check(verdict: Verdict) -> None:
+def show_check(verdict: "Verdict") -> None:
     """Print the table and the verdict; ends with exit 3 when a gate failed."""
     console.out("no baseline: only absolute and hop bounds judged\n")
     rows = [

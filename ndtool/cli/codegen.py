@@ -1,5 +1,6 @@
 """ndtool codegen."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +53,7 @@ def codegen(
 
     model = codegen_file(tflite, contract_path=contract, options=options, out=out)
     _show(out, model)
-    console.out_json({"schema": "ndtool.codegen/1", "project": str(out)} | model)
+    console.out_json({"schema": "ndtool.codegen/1", "project": str(out), **model})
 
 
 def codegen_run(
@@ -73,10 +74,10 @@ def codegen_run(
     project = run.path / FOLDER / options.template
     _show(project, figures)
     console.out(f"next     ndtool check {run.path}")
-    return {"schema": "ndtool.codegen/1", "project": str(project)} | figures
+    return {"schema": "ndtool.codegen/1", "project": str(project), **figures}
 
 
-def _show(project: Path, figures: dict[str, object]) -> None:
+def _show(project: Path, figures: Mapping[str, object]) -> None:
     console.out(
         f"C code   model {figures['tflite_bytes']:,} B"
         f"   TFLM arena {figures['arena_bytes_tflm']:,} B"

@@ -73,7 +73,7 @@ def export_run(
     with run.lock():
         result = chain.export_run(run, options, force=force)
         write_config(run, "export", asdict(options), given)
-    warnings = [f for f in result.findings if f.severity == "warning"]
+    warnings = [f for f in result.findings if f.severity.value == "warning"]
     for finding in warnings:
         console.warn(f"lint.{finding.rule}", finding.text)
     hops = "   ".join(f"{row.hop.value} {row.accuracy.text}" for row in result.rows)

@@ -29,7 +29,7 @@ def run(
     )
     exported = export_run(folder, build(EXPORT, values | {"int8": True}), given, force=force)
     generated = codegen_run(folder, build(CODEGEN, values), given, force=force)
-    verdict = check_run(folder, build(CHECK, values), given, data="")
+    verdict = check_run(folder, build(CHECK, values), data="")
     console.out_json(
         {
             "schema": "ndtool.run/1",

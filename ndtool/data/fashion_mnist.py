@@ -72,14 +72,14 @@ def _read_pair(folder: str, stem: str) -> tuple[U8, I64]:
             f"{len(labels):,} labels for {len(images):,} images",
             where=labels_path,
             remedy=_REMEDY,
-            code="idx-count",
+            code="data.idx-count",
         )
     if labels.size and labels.max() >= len(LABELS):
         raise data_error(
             f"label {labels.max()} is not between 0 and {len(LABELS) - 1}",
             where=labels_path,
             remedy=_REMEDY,
-            code="label-range",
+            code="data.label-range",
         )
     return images[..., None], labels.astype(np.int64)
 
@@ -110,4 +110,4 @@ def _read_idx(path: str, *, magic: int, item: tuple[int, ...]) -> U8:
 
 
 def _bad(what: str, path: str) -> DataError:
-    return data_error(what, where=path, remedy=_REMEDY, code="idx")
+    return data_error(what, where=path, remedy=_REMEDY, code="data.idx")

@@ -39,16 +39,17 @@ def open_regular(path: str, *, where: str) -> Iterator[BinaryIO]:
             f"cannot open: {reason}",
             where=where,
             remedy="check the path and its permissions",
-            code="unreadable",
+            code="data.unreadable",
         ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise data_error(
+            "not a regular file",
+            where=where,
+            remedy="name a file, not a folder, FIFO or device",
+            code="data.not-a-file",
+        )
     with os.fdopen(descriptor, "rb") as handle:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise data_error(
-                "not a regular file",
-                where=where,
-                remedy="name a file, not a folder, FIFO or device",
-                code="not-a-file",
-            )
         yield handle
 
 
@@ -64,7 +65,7 @@ def read_regular(path: str, *, where: str, limit: int = MAX_FILE_BYTES) -> bytes
                     f"cannot read: {error.strerror}",
                     where=where,
                     remedy="copy the file again",
-                    code="unreadable",
+                    code="data.unreadable",
                 ) from error
             if len(content) <= limit:
                 return content
@@ -72,7 +73,7 @@ def read_regular(path: str, *, where: str, limit: int = MAX_FILE_BYTES) -> bytes
             f"file is larger than {limit:,} bytes",
             where=where,
             remedy="make it smaller, or list it in .ndignore",
-            code="file-too-large",
+            code="data.file-too-large",
         )
 
 
@@ -96,5 +97,5 @@ def require_memory(needed_bytes: int, *, where: str) -> None:
             f"the pixels take {needed_bytes:,} bytes of {total:,} in this machine",
             where=where,
             remedy="use a smaller --resolution or fewer images",
-            code="memory",
+            code="data.memory",
         )

@@ -164,7 +164,7 @@ class FolderSource:
                 "the file changed while ndtool was reading the folder",
                 where=where,
                 remedy="run it again",
-                code="changed",
+                code="data.changed",
             )
         decoded = decode_image(
             content,
@@ -191,7 +191,7 @@ class FolderSource:
                 f"no good image is left in {part.value} of the classes {listing(gone)}",
                 where=self._root,
                 remedy="mend the bad files, see ndtool data inspect",
-                code="too-few-images",
+                code="data.too-few-images",
             )
 
     def split_table(self) -> list[tuple[str, Sha256, Part]]:
@@ -234,7 +234,7 @@ def _require_images(scan: Scan) -> None:
         what,
         where=scan.root,
         remedy="put JPEG, PNG, BMP, GIF, WebP, TIFF or PPM files into them",
-        code="no-images",
+        code="data.no-images",
     )
 
 
@@ -302,7 +302,7 @@ def _require_one_class_each(files: Sequence[ImageFile], root: str) -> None:
                 f"the same image is in two classes: also {visible(f'{root}/{other.id}')}",
                 where=f"{root}/{file.id}",
                 remedy=f"delete one, or list it in {visible(root)}/{IGNORE_FILE}",
-                code="two-classes",
+                code="data.two-classes",
             )
             problems.append(problem)
     raise_all(problems)

@@ -81,7 +81,10 @@ def scan_folder(root: str) -> Scan:
     """
     if not os.path.isdir(root):  # noqa: PTH112  # a path of any bytes, as written
         raise data_error(
-            "no such folder", where=root, remedy="name a folder of class folders", code="no-folder"
+            "no such folder",
+            where=root,
+            remedy="name a folder of class folders",
+            code="data.no-folder",
         )
     ignore = _read_ignore(root)
     walk = _Walk(Scan(root=root, ignore=ignore), _IgnoreRule(ignore))
@@ -181,7 +184,7 @@ class _Walk:
 
     def _layout(self, what: str, remedy: str = "") -> DataError:
         usual = f"use PATH/CLASS/* or PATH/train|val|test/CLASS/*; {IGNORE_FILE} excludes folders"
-        return data_error(what, where=self.scan.root, remedy=remedy or usual, code="layout")
+        return data_error(what, where=self.scan.root, remedy=remedy or usual, code="data.layout")
 
     def _folders(self, folder: str) -> list[str]:
         """Names of the folders in `folder`; images among its files are counted as loose."""
@@ -206,7 +209,7 @@ class _Walk:
             f"cannot list the folder: {error.strerror}",
             where=_join(self.scan.root, folder),
             remedy="check its permissions",
-            code="unreadable",
+            code="data.unreadable",
         )
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
@@ -221,7 +224,7 @@ class _Walk:
                             f"more than {MAX_FILES:,} files",
                             where=self.scan.root,
                             remedy="is it the right folder?",
-                            code="too-many-files",
+                            code="data.too-many-files",
                         )
                     found.append(entry)
         except OSError as error:
@@ -240,11 +243,11 @@ class _Walk:
             if entry.is_symlink():
                 real = os.path.realpath(entry.path)
                 if os.path.commonpath([real, self._real_root]) != self._real_root:
-                    self._refuse(relative, "the link leads out of the folder", "symlink")
+                    self._refuse(relative, "the link leads out of the folder", "data.symlink")
                     return None
             return entry.stat()
         except OSError as error:
-            self._refuse(relative, f"cannot read: {error.strerror}", "unreadable")
+            self._refuse(relative, f"cannot read: {error.strerror}", "data.unreadable")
             return None
 
     def _refuse(self, relative: str, what: str, code: str) -> None:
@@ -266,12 +269,14 @@ class _Walk:
             if stat.S_ISDIR(found.st_mode):
                 self.scan.nested.append(relative)
             elif not stat.S_ISREG(found.st_mode):
-                self._refuse(relative, "not a regular file: a FIFO, socket or device", "not-a-file")
+                self._refuse(
+                    relative, "not a regular file: a FIFO, socket or device", "data.not-a-file"
+                )
             elif not _is_image(entry):
                 self.scan.foreign.append(relative)
             elif found.st_size > MAX_FILE_BYTES:
                 what = f"file is larger than {MAX_FILE_BYTES:,} bytes"
-                self._refuse(relative, what, "file-too-large")
+                self._refuse(relative, what, "data.file-too-large")
             else:
                 file = ImageFile(
                     path=entry.path,

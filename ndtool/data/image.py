@@ -138,17 +138,19 @@ def check_size(width: int, height: int, *, max_pixels: int, where: str) -> None:
         DataError: no pixels, too many, or longer than 32 times its width.
     """
     if width < 1 or height < 1:
-        raise _refused(f"the image is {width}x{height} pixels", where, "image-size")
+        raise _refused(f"the image is {width}x{height} pixels", where, "data.image-size")
     if width * height > max_pixels:
         raise data_error(
             f"the image is {width}x{height} pixels, more than {max_pixels:,}",
             where=where,
             remedy="scale it down, or allow it: --max-pixels",
-            code="image-size",
+            code="data.image-size",
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise _refused(
-            f"the image is {width}x{height} pixels, longer than 1:{MAX_ASPECT}", where, "aspect"
+            f"the image is {width}x{height} pixels, longer than 1:{MAX_ASPECT}",
+            where,
+            "data.aspect",
         )
 
 
@@ -168,7 +170,9 @@ def decode_image(
     pil = require("PIL.Image")
     kind = sniff(content[:HEAD_BYTES])
     if kind is None:
-        raise _refused(f"not an image that ndtool reads{_guess(content)}", where, "image-format")
+        raise _refused(
+            f"not an image that ndtool reads{_guess(content)}", where, "data.image-format"
+        )
     try:
         image: Image = pil.open(io.BytesIO(content), formats=(kind,))
         check_size(*image.size, max_pixels=max_pixels, where=where)
@@ -186,11 +190,11 @@ def decode_image(
             f"the image declares more than {max_pixels:,} pixels",
             where=where,
             remedy="scale it down",
-            code="image-size",
+            code="data.image-size",
         ) from error
     except _DECODER_ERRORS as error:
         raise _refused(
-            f"cannot decode image: {_reason(error, kind)}", where, "corrupt-image"
+            f"cannot decode image: {_reason(error, kind)}", where, "data.corrupt-image"
         ) from error
     return Decoded(image=image, mode=mode, rotated=rotated, animated=animated)
 
@@ -230,14 +234,14 @@ def _require_8_bit(image: Image, kind: str, where: str) -> None:
             "float images are not read: their range is unknown",
             where=where,
             remedy="scale it to 0..255 and save it with 8 bits a channel",
-            code="image-mode",
+            code="data.image-mode",
         )
     if image.mode.startswith("I") or _channel_max(image, kind, tags) > 255:
         raise data_error(
             "the image has more than 8 bits a channel",
             where=where,
             remedy="save it with 8 bits a channel, e.g. magick IN -depth 8 OUT.png",
-            code="image-depth",
+            code="data.image-depth",
         )
     if kind == "TIFF":
         extra = tags.get(_SAMPLES, 1) - _COLOR_BANDS.get(tags.get(_PHOTOMETRIC, 1), 1)
@@ -246,7 +250,7 @@ def _require_8_bit(image: Image, kind: str, where: str) -> None:
                 f"the TIFF has {tags[_SAMPLES]} bands: which of them are colours is unknown",
                 where=where,
                 remedy="save it as RGB or grey",
-                code="image-mode",
+                code="data.image-mode",
             )
 
 
@@ -278,7 +282,7 @@ def _to_color(image: Image, color: Color, alpha: Alpha, where: str) -> Image:
                     "the image is transparent",
                     where=where,
                     remedy="flatten it, or use --alpha black or white",
-                    code="alpha",
+                    code="data.alpha",
                 )
         pil = require("PIL.Image")
         ground = pil.new("RGBA", rgba.size, alpha if alpha == "white" else "black")

@@ -59,7 +59,7 @@ def check_labels(labels: Sequence[str], *, where: str) -> None:
             f"{len(labels):,} classes, at most {MAX_CLASSES:,} are possible",
             where=where,
             remedy="is it the right folder?",
-            code="too-many-classes",
+            code="data.too-many-classes",
         )
     problems: list[DataError] = []
     seen: dict[str, str] = {}
@@ -67,15 +67,15 @@ def check_labels(labels: Sequence[str], *, where: str) -> None:
         shown = visible(label)
         first = seen.setdefault(_folded(label), label)
         if _is_blank(label):
-            what, code = f"class name '{shown}' is blank", "blank-label"
+            what, code = f"class name '{shown}' is blank", "data.blank-label"
         elif not _is_text(label):
-            what, code = f"class name '{shown}' is not valid UTF-8 text", "label-encoding"
+            what, code = f"class name '{shown}' is not valid UTF-8 text", "data.label-encoding"
         elif len(label) > MAX_LABEL_CHARS:
             what = f"class name '{shown}' is longer than {MAX_LABEL_CHARS:,} characters"
-            code = "label-length"
+            code = "data.label-length"
         elif first is not label:
             what = f"class names '{visible(first)}' and '{shown}' differ only in case or encoding"
-            code = "label-twice"
+            code = "data.label-twice"
         else:
             continue
         problems.append(data_error(what, where=where, remedy="rename the class", code=code))
@@ -85,7 +85,7 @@ def check_labels(labels: Sequence[str], *, where: str) -> None:
             f"{len(labels)} class found, at least 2 are needed",
             where=where,
             remedy="give each class its own folder or number",
-            code="too-few-classes",
+            code="data.too-few-classes",
         )
 
 
@@ -101,7 +101,10 @@ def reordered(labels: Sequence[str], labels_file: str, *, where: str) -> tuple[s
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise data_error(
-            "the labels file is not UTF-8", where=labels_file, remedy=remedy, code="labels-file"
+            "the labels file is not UTF-8",
+            where=labels_file,
+            remedy=remedy,
+            code="data.labels-file",
         ) from error
     # Not splitlines(): U+2028 and its like may be part of a name.
     wanted = [nfc(line.removesuffix("\r")) for line in text.removesuffix("\n").split("\n")]
@@ -120,7 +123,7 @@ def reordered(labels: Sequence[str], labels_file: str, *, where: str) -> tuple[s
                 f"the labels file {what}: {listing(names)}",
                 where=labels_file,
                 remedy=remedy,
-                code="labels-file",
+                code="data.labels-file",
             )
     return tuple(known[name] for name in wanted)
 
@@ -140,7 +143,7 @@ def label_numbers(source: Sequence[str], contract: Sequence[str], *, where: str)
             f"the classes are not those of the contract: {listing(shown)}",
             where=where,
             remedy="use the data that the run was trained on",
-            code="labels-differ",
+            code="data.labels-differ",
         )
     return np.array([index[nfc(label)] for label in source], dtype=np.int64)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def open_npz(path: str, options: DataOptions) -> ArraySource:
     check_max_pixels(options.max_pixels)
     with open_regular(path, where=path) as handle:
         if handle.read(4) != b"PK\x03\x04":
-            raise data_error("not an npz file", where=path, remedy=_SAVE, code="npz")
+            raise data_error("not an npz file", where=path, remedy=_SAVE, code="data.npz")
         try:
             archive = zipfile.ZipFile(handle)
         except _ZIP_ERRORS as error:
@@ -124,11 +125,11 @@ def _read_arrays(
             f"no array {' '.join(missing)}; the file holds {held}",
             where=path,
             remedy=_SAVE,
-            code="npz-key",
+            code="data.npz-key",
         )
     if ("x_val" in members) != ("y_val" in members):
         raise data_error(
-            "x_val and y_val come together", where=path, remedy="add the other", code="npz-key"
+            "x_val and y_val come together", where=path, remedy="add the other", code="data.npz-key"
         )
     wanted += [key for key in ("x_val", "y_val", _NAMES) if key in members]
     headers = {key: _read_header(archive, members[key], f"{path}: {key}") for key in wanted}
@@ -141,7 +142,7 @@ def _read_arrays(
                 f"images of {_times(shape)}, those of x_train of {_times(shapes['x_train'])}",
                 where=f"{path}: {key}",
                 remedy="give all images one size",
-                code="npz-shape",
+                code="data.npz-shape",
             )
     # Pixels are in memory twice for a moment when they are split.
     require_memory(2 * sum(header.data_bytes for header in headers.values()), where=path)
@@ -156,7 +157,7 @@ def _damaged(where: str, error: BaseException) -> DataError:
         f"damaged npz ({visible(str(error)) or type(error).__name__})",
         where=where,
         remedy="write or copy it again",
-        code="npz",
+        code="data.npz",
     )
 
 
@@ -169,7 +170,9 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) 
             lead = stream.read(8)
             size_format = {1: "<H", 2: "<I", 3: "<I"}.get(lead[6] if len(lead) == 8 else 0)
             if lead[:6] != _MAGIC or size_format is None:
-                raise data_error("not a numpy array", where=where, remedy=_SAVE, code="npz-array")
+                raise data_error(
+                    "not a numpy array", where=where, remedy=_SAVE, code="data.npz-array"
+                )
             width = struct.calcsize(size_format)
             field = stream.read(width)
             size = struct.unpack(size_format, field)[0] if len(field) == width else 0
@@ -179,7 +182,7 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) 
     match = _HEADER.fullmatch(text)
     if match is None or len(text) != size:
         what = "the array's header is not that of a plain array"
-        raise data_error(what, where=where, remedy=_SAVE, code="npz-array")
+        raise data_error(what, where=where, remedy=_SAVE, code="data.npz-array")
     descr, order, shape = match.groups()
     header = Header(
         dtype=_plain_dtype(descr, where),
@@ -193,7 +196,7 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) 
             f"{member.file_size - header.data_offset:,}",
             where=where,
             remedy="write or copy it again",
-            code="npz-array",
+            code="data.npz-array",
         )
     return header
 
@@ -220,7 +223,7 @@ def _judge(key: str, header: Header, where: str, options: DataOptions) -> None:
                 f"{shape[0]:,} names of up to {dtype.itemsize:,} bytes",
                 where=where,
                 remedy=f"at most {MAX_CLASSES:,} names of {MAX_LABEL_CHARS:,} characters",
-                code="npz-shape",
+                code="data.npz-shape",
             )
         return
     if key[0] == "y":
@@ -231,7 +234,7 @@ def _judge(key: str, header: Header, where: str, options: DataOptions) -> None:
                 f"labels have the shape {_times(shape)}",
                 where=where,
                 remedy="give one number a sample; from one-hot: y.argmax(1)",
-                code="npz-shape",
+                code="data.npz-shape",
             )
     else:
         if dtype != np.uint8:
@@ -242,7 +245,7 @@ def _judge(key: str, header: Header, where: str, options: DataOptions) -> None:
                 where=where,
                 remedy="give N,H,W or N,H,W,C with 1 or 3 channels; "
                 "from N,C,H,W: x.transpose(0, 2, 3, 1)",
-                code="npz-shape",
+                code="data.npz-shape",
             )
         check_size(shape[2], shape[1], max_pixels=options.max_pixels, where=where)
         if max(shape[1:3]) > MAX_SIDE:
@@ -250,14 +253,14 @@ def _judge(key: str, header: Header, where: str, options: DataOptions) -> None:
                 f"images of {_times(shape[1:3])} pixels",
                 where=where,
                 remedy=f"scale them to at most {MAX_SIDE} a side",
-                code="image-size",
+                code="data.image-size",
             )
     if not 1 <= shape[0] <= MAX_SAMPLES:
         raise data_error(
             f"{shape[0]:,} samples",
             where=where,
             remedy=f"give 1 to {MAX_SAMPLES:,}",
-            code="npz-shape",
+            code="data.npz-shape",
         )
 
 
@@ -295,7 +298,9 @@ def _wrong_type(found: str, wanted: str, where: str) -> DataError:
     remedy = f"give {wanted}"
     if "uint8" in wanted and found.lstrip("<>|=")[0] == "f":
         remedy += "; from 0..1: (x * 255).round().astype('uint8')"
-    return data_error(f"the array's type is {found}", where=where, remedy=remedy, code="npz-type")
+    return data_error(
+        f"the array's type is {found}", where=where, remedy=remedy, code="data.npz-type"
+    )
 
 
 def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -313,7 +318,7 @@ def _samples(arrays: dict[str, NDArray[Any]], key: str, path: str) -> Samples:
             f"{len(labels):,} labels for {len(images):,} images",
             where=f"{path}: y_{key}",
             remedy="give one label an image",
-            code="npz-shape",
+            code="data.npz-shape",
         )
     # Judged before the cast, in which a large unsigned number would become negative.
     if int(labels.min()) < 0 or int(labels.max()) >= MAX_CLASSES:
@@ -331,7 +336,7 @@ def _require_range(labels: NDArray[Any] | I64, classes: int, where: str) -> None
             f"label {low if low < 0 else high} is not between 0 and {classes - 1}",
             where=where,
             remedy="number the classes from 0, and name each in class_names",
-            code="label-range",
+            code="data.label-range",
         )
 
 
@@ -343,7 +348,9 @@ def _class_names(
         return tuple(str(k) for k in range(1 + max(int(s.labels.max()) for s in parts.values())))
     if names.dtype.kind == "S":
         names = np.char.decode(names, "utf-8", "surrogateescape")
-    try:
-        return tuple(str(name) for name in names)
-    except ValueError as error:  # UTF-32 code units that are no code points
-        raise _wrong_type("damaged text", "a list of strings", f"{path}: {_NAMES}") from error
+    codes = np.ascontiguousarray(names).view(
+        np.dtype(np.uint32).newbyteorder(names.dtype.byteorder)
+    )
+    if codes.max(initial=0) > sys.maxunicode:  # numpy would fail while making the string
+        raise _wrong_type("damaged text", "a list of strings", f"{path}: {_NAMES}")
+    return tuple(str(name) for name in names)

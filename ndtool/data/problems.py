@@ -12,6 +12,6 @@ def data_error(what: str, *, where: str, remedy: str, code: str) -> DataError:
     Args:
         what: our own sentence; names of others in it have gone through `visible` already.
         where: foreign text.
-        code: slug without its area: `data.` is put before it.
+        code: stable slug, `data.PROBLEM`.
     """
-    return DataError(what, where=visible(where), remedy=remedy, code=f"data.{code}")
+    return DataError(what, where=visible(where), remedy=remedy, code=code)

@@ -73,11 +73,11 @@ def require_all_classes(
         total = sum(counts[part][index] for part in Part)
         shown = visible(label)
         if total == 0:
-            what, code = f"class '{shown}' has no images", "empty-class"
+            what, code = f"class '{shown}' has no images", "data.empty-class"
             remedy = "add images, remove it, or list it in .ndignore"
         else:
             what = f"class '{shown}' has {total:,} images, none of them in {' and '.join(empty)}"
-            code = "too-few-images"
+            code = "data.too-few-images"
             remedy = f"add images: {ENOUGH_PER_CLASS} of a class are enough to fill every part"
         if given and total:
             remedy = f"put at least one image of it into {' and '.join(empty)}"

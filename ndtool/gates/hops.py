@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 
 from ndtool.evaluate import Accuracy, drop_points
-from ndtool.types import Hop
+from ndtool.types import Hop, Sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,43 @@ class Judgement:
     gate: str
     passed: bool | None
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The table of hops and what the gates say of it."""
+
+    rows: tuple[HopRow, ...]
+    judgements: tuple[Judgement, ...]
+    eval_count: int
+    eval_sha256: Sha256
+
+    @property
+    def passed(self) -> bool:
+        """Whether no judged gate failed."""
+        return all(j.passed is not False for j in self.judgements)
+
+    def document(self) -> dict[str, object]:
+        """The --json form."""
+        return {
+            "schema": "ndtool.check/1",
+            "verdict": "pass" if self.passed else "fail",
+            "eval_count": self.eval_count,
+            "eval_sha256": self.eval_sha256,
+            "hops": [
+                {
+                    "hop": row.hop.value,
+                    "engine": row.engine,
+                    "correct": row.accuracy.correct,
+                    "count": row.accuracy.count,
+                    "accuracy": row.accuracy.fraction,
+                    "agreement": row.agreement,
+                    "max_abs_diff": row.max_abs_diff,
+                }
+                for row in self.rows
+            ],
+            "gates": [asdict(judgement) for judgement in self.judgements],
+        }
 
 
 def judge_hops(

@@ -44,6 +44,11 @@ def build(
     )
 
 
+@pytest.fixture(scope="module")
+def built() -> ArrayModel:
+    return build()
+
+
 def reference(tflite: bytes, inputs: np.ndarray, arena_bytes: int) -> np.ndarray:
     """tflite_micro in this process, with an arena of that size."""
     runtime = require("tflite_micro").runtime
@@ -56,14 +61,13 @@ def reference(tflite: bytes, inputs: np.ndarray, arena_bytes: int) -> np.ndarray
     return np.stack(rows)
 
 
-def test_golden_vectors_are_the_reference_s() -> None:
+def test_golden_vectors_are_the_reference_s(built: ArrayModel) -> None:
     """Evenly spaced images; and the arena that we print is one that works."""
-    model = build()
-    golden = model.golden
+    golden = built.golden
     assert golden.pixels is not None
     assert np.array_equal(golden.pixels, IMAGES[[0, 2, 5, 7]])
     assert np.array_equal(golden.inputs, quantize_pixels(golden.pixels, CONTRACT))
-    assert np.array_equal(golden.outputs, reference(TFLITE, golden.inputs, model.arena_bytes))
+    assert np.array_equal(golden.outputs, reference(TFLITE, golden.inputs, built.arena_bytes))
     assert "0, 2, 5, 7" in golden.origin
     assert golden.engine.startswith("tflite-micro 0.")
 
@@ -78,15 +82,15 @@ def test_foreign_model_gets_random_inputs() -> None:
     model = build(contract=None)
     assert model.golden.pixels is None
     assert model.golden.inputs.shape == (4, SIDE, SIDE, 1)
-    assert len(np.unique(model.golden.inputs)) > 100
+    assert len(np.unique(model.golden.inputs)) > 64
     assert np.array_equal(
         model.golden.outputs, reference(TFLITE, model.golden.inputs, model.arena_bytes)
     )
     assert "nd_model_labels.c" not in emit_array(model)
 
 
-def test_project_is_the_same_every_time() -> None:
-    assert emit_array(build()) == emit_array(build())
+def test_project_is_the_same_every_time(built: ArrayModel) -> None:
+    assert emit_array(built) == emit_array(build())
 
 
 @pytest.mark.parametrize("golden", [0, -1, 257])

@@ -59,14 +59,14 @@ def contract_of(spec: ArchSpec) -> Contract:
 
 
 def split_of(spec: ArchSpec, count: int, *, seed: int = 0) -> Split:
-    """A learnable task: noise with one bright band of rows per class."""
+    """A learnable task: noise over stripes across, stripes down, or a chequered pattern."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % spec.classes).astype(np.int64)
     shape = (count, spec.height_px, spec.width_px, spec.in_channels)
     images = rng.integers(0, 100, shape, np.uint8)
-    band = spec.height_px // spec.classes
+    y, x = np.indices((spec.height_px, spec.width_px))
     for image, label in zip(images, labels, strict=True):
-        image[label * band : (label + 1) * band] += 120
+        image[((y, x, y + x)[label % 3] // (1 + label // 3)) % 2 == 0] += 120
     return Split(images=images, labels=labels, ids=(), digests=())
 
 

@@ -38,7 +38,7 @@ def settled_tensors(spec: ArchSpec) -> dict[str, NDArray[np.float32]]:
     network.load_named({n: torch.from_numpy(v) for n, v in random_tensors(spec).items()})
     network.train()
     with torch.no_grad():
-        for seed in range(30):
+        for seed in range(20):
             network(torch.from_numpy(random_images(spec, 4, seed)))
     return {name: tensor.numpy() for name, tensor in network.named().items()}
 

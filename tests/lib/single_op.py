@@ -228,7 +228,8 @@ def _binary(kind: BinaryKind) -> Callable[[Rng], Graph]:
         out = b.activation(full, (typical * 10 ** rng.uniform(-0.7, 0.7), params(rng)[1]))
         swap = bool(rng.random() < 0.5)
         left, right = (second, a) if swap else (a, second)
-        op = Binary(kind=kind, a=left, b=right, out=out, act=pick(rng, ACTS))
+        act = pick(rng, (Activation.NONE, Activation.NONE, *ACTS))
+        op = Binary(kind=kind, a=left, b=right, out=out, act=act)
         return b.graph(op, *([a] if constant else [a, second]))
 
     return case

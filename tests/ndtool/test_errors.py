@@ -88,11 +88,10 @@ def test_interrupts(kind: type[BaseException], code: int, monkeypatch: pytest.Mo
     assert main_module.main(["models"]) == code
 
 
-def test_every_optional_package_has_an_extra() -> None:
+def test_every_optional_package_has_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(errors.EXTRA_OF, "no_such_package", "train")  # type: ignore[arg-type]
     with pytest.raises(errors.ToolMissingError) as caught:
-        errors.EXTRA_OF["no_such_package"] = "train"  # type: ignore[index]
         errors.require("no_such_package.part")
-    del errors.EXTRA_OF["no_such_package"]  # type: ignore[attr-defined]
     assert caught.value.exit_code == 7
     assert "ndtool[train]" in caught.value.install
 

@@ -39,5 +39,5 @@ def test_codes_are_slugs_and_have_one_exit_code() -> None:
 
 def test_constant_texts_of_errors_are_whole() -> None:
     for site in make_docs().error_sites():
-        assert site.what and not site.what.endswith("."), site
-        assert site.remedy and not site.remedy.endswith("."), site
+        for text in (site.what, site.remedy):
+            assert text and (text.endswith("...") or not text.endswith(".")), site

@@ -60,7 +60,9 @@ def test_student_is_the_leading_slice_on_the_same_storage(spec: ArchSpec) -> Non
         else:
             assert torch.equal(mine, wide[box])
             assert mine.data_ptr() == wide.data_ptr()
-    assert torch.equal(net.student.tensors["classifier.bias"], net.teacher.tensors["classifier.bias"])
+    assert torch.equal(
+        net.student.tensors["classifier.bias"], net.teacher.tensors["classifier.bias"]
+    )
     shapes = tensor_shapes(lower(spec))
     assert {n: tuple(t.shape) for n, t in net.student.tensors.items()} == shapes
 

@@ -43,7 +43,7 @@ def converted(
     graph: fg.FloatGraph, fc: FcScales = FcScales.PER_CHANNEL, **changed: tuple[float, float]
 ) -> Converted:
     """Converted with ranges measured on a few images; `changed` overrides some by tensor name."""
-    ranges = measured_ranges(graph, images(graph, 8))
+    ranges = measured_ranges(graph, images(graph, 6))
     ranges |= {graph.tensors[name].source: value for name, value in changed.items()}
     return convert(graph, ranges, options(graph, fc))
 
@@ -135,7 +135,7 @@ def unary_net() -> fg.FloatGraph:
     x = m.unary(UnaryKind.LEAKY_RELU, x, alpha=0.2)
     a, b = m.unary(UnaryKind.LOGISTIC, x), m.unary(UnaryKind.TANH, x)
     c = m.unary(UnaryKind.RELU6, m.binary(BinaryKind.MUL, a, b))
-    m.unary(UnaryKind.RELU, m.binary(BinaryKind.SUB, c, a))
+    m.unary(UnaryKind.RELU, m.binary(BinaryKind.SUB, a, c))
     return m.graph()
 
 
@@ -165,7 +165,7 @@ def file_and_outputs(
     graph: fg.FloatGraph, made: Converted
 ) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
     """The file; int8 images; the reference's outputs; float outputs, each (n, k)."""
-    samples = images(graph, 6, seed=99)
+    samples = images(graph, 6)  # those of the ranges: nothing leaves them
     pixels = np.concatenate([np.rint(s * 255) - 128 for s in samples]).astype(np.int8)
     (exact,) = run_graph(made.graph, pixels)
     floats = [evaluate(graph, {graph.inputs[0]: s})[graph.outputs[0]] for s in samples]
@@ -183,10 +183,8 @@ def test_a_network_is_near_float_and_the_same_in_tflite_micro(
     data, pixels, exact, floats = file_and_outputs(graph, made)
     out = made.graph.tensor(made.graph.outputs[0])
     reals = (exact.astype(np.float64) - out.zero_point) * out.scale
-    # the test images are not the calibration images: what leaves the range saturates
-    low, high = scales.real_range(scales.ScaleZero(*params(out)))
-    off = np.abs(reals - np.clip(floats, low, high)) / out.scale
-    assert off.max() <= 6 and off.mean() <= 1.5
+    off = np.abs(reals - floats) / out.scale
+    assert off.max() <= 4 and off.mean() <= 1
     got = run_int8(data, pixels, runtime=Runtime.TFLM, workers=1, progress=len_of)
     assert np.array_equal(got.outputs, exact)
 
@@ -222,6 +220,42 @@ def test_only_int8_operations_and_every_tensor_used_and_named(
         op.out for op in graph.ops
     ]
     assert all(tensor.name in known for tensor in made.graph.tensors if tensor.scales)
+
+
+@pytest.mark.parametrize(("x_high", "out_high"), [(255.0, 4.0), (1.0, 255.0), (0.3, 0.3)])
+def test_weights_of_any_size_are_right_in_tflite_micro(x_high: float, out_high: float) -> None:
+    """Rules 4, 6 and 7: 300 depthwise channels, weights 1e-12..100, biases to 10, some dead."""
+    rng = np.random.default_rng(11)
+    channels = 300
+    size = 10.0 ** rng.uniform(-12, 2, channels)
+    size[::17] = 0.0
+    m = Maker()
+    x = m.input(1, 3, 3, channels)
+    weight = rng.uniform(-1, 1, (1, 3, 3, channels)) * size
+    bias = rng.uniform(-10, 10, channels) * (rng.random(channels) < 0.7)
+    m.conv(x, channels, depthwise=True, padding=NO_PADDING, weight=weight, bias=bias)
+    graph = m.graph()
+    source = {name: graph.tensors[name].source for name in graph.tensors}
+    out_name = graph.outputs[0]
+    ranges = {source[x]: (0.0, x_high), source[out_name]: (-out_high, out_high)}
+    made = convert(graph, ranges, ConvertOptions())
+    pixels = rng.integers(-128, 128, (4, 3, 3, channels), np.int8)
+    (exact,) = run_graph(made.graph, pixels)
+    data = write_tflite(made.graph, description="test")
+    got = run_int8(data, pixels, runtime=Runtime.TFLM, workers=1, progress=len_of)
+    assert np.array_equal(got.outputs, exact.reshape(4, -1))
+    (op,) = made.graph.ops
+    assert isinstance(op, qg.DepthwiseConv2D) and op.bias is not None
+    s_x, s_out = made.graph.tensor(op.x).scale, made.graph.tensor(op.out).scale
+    s_w = np.array(made.graph.tensor(op.weight).scales)
+    limits = scales.real_range(scales.ScaleZero(*params(made.graph.tensor(op.out))))
+    for image, found in zip(pixels, exact, strict=True):
+        reals = (image[None].astype(np.float64) + 128) * s_x
+        want = np.clip(evaluate(graph, {x: reals})[out_name].ravel(), *limits)
+        zero_point = made.graph.tensor(op.out).zero_point
+        off = np.abs((found.ravel().astype(np.float64) - zero_point) * s_out - want)
+        rounding = 0.5 * s_w * (reals.sum(axis=(0, 1, 2)) + s_x)  # of the weights, of the bias
+        assert (off <= 1.001 * rounding + 0.51 * s_out).all()
 
 
 # ---- determinism
@@ -426,7 +460,6 @@ def test_a_group_shares_the_union_of_its_ranges() -> None:
     want = scales.tensor_params(-1.0, 5.0)
     assert [params(tensors[n]) for n in (a, b, pooled, other, joined, flat)] == [want] * 6
     assert params(tensors[alone]) != want
-    assert any(f"{b} is 2.0 times coarser" in text for text in made.warnings) is False
 
 
 def test_a_member_that_loses_more_than_a_bit_is_named() -> None:
@@ -782,7 +815,8 @@ def test_foreign_names_are_made_visible() -> None:
 # ---- any range whatever: what comes out loads, or it is refused
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@pytest.mark.slow
+@settings(derandomize=True, deadline=None, max_examples=60)
 @given(
     st.sampled_from(NETS),
     st.lists(
@@ -799,10 +833,12 @@ def test_any_ranges_give_a_legal_graph_or_a_refusal(net, exponents) -> None:
         exponents * 3, [t for t in graph.tensors.values() if t.data is None], strict=False
     ):
         ranges[tensor.source] = (-(2.0**low) if signed else 0.0, 2.0**high)
-    made = None
-    with contextlib.suppress(UnsupportedError):
-        made = convert_unverified(graph, ranges, options(graph))
+    refused, made = "", None
+    try:
+        made = convert(graph, ranges, options(graph))
+    except UnsupportedError as error:
+        refused = error.code
+    assert not refused.startswith("int8.")
     if made is not None:
-        verify(made.graph)
         shape = made.graph.tensor(made.graph.inputs[0]).shape
         assert run_tensors(made.graph, np.full(shape, 127, np.int8))

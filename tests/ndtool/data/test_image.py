@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import contract_of, encoded, noise
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from ndtool.contract import Alpha, Color, Fit
 from ndtool.data.image import (
@@ -51,6 +51,7 @@ def refusal(content: bytes, **options: object) -> DataError:
 
 
 RGB = Image.fromarray(noise(1, 11, 7))
+SRGB, LAB = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
@@ -66,9 +67,8 @@ def test_every_format_is_what_pillow_decodes(kind: str, color: Color) -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB"])
 @pytest.mark.parametrize("color", ["RGB", "GRAY"])
 def test_modes_are_converted_as_pillow_does(mode: str, color: Color) -> None:
-    content = encoded(RGB.convert("RGB") if mode != "LAB" else RGB, "TIFF")
-    if mode != "LAB":
-        content = encoded(RGB.convert(mode), "TIFF")
+    made = ImageCms.profileToProfile(RGB, SRGB, LAB, outputMode="LAB")
+    content = encoded(made if mode == "LAB" else RGB.convert(mode), "TIFF")
     opened = Image.open(io.BytesIO(content))
     expected = opened.convert("RGB").convert("RGB" if color == "RGB" else "L")
     assert np.array_equal(pixels(content, color=color), np.asarray(expected))
@@ -147,9 +147,6 @@ def test_animation_gives_its_first_frame() -> None:
     assert not decode(encoded(second, "GIF")).animated
 
 
-DEEP_TIFF = {"I;16": np.uint16, "I": np.int32}
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -170,7 +167,9 @@ def test_more_than_8_bits_is_refused(content: bytes) -> None:
 
 def png(width: int, height: int, depth: int, color: int, raw: bytes) -> bytes:
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
@@ -294,7 +293,9 @@ SAMPLES = {
     for kind in ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 } | {
     "TIFF-LZW": encoded(RGB, "TIFF", compression="tiff_lzw"),
-    "EXIF": encoded(RGB, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06"),
+    "EXIF": encoded(
+        RGB, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06"
+    ),
     "P": encoded(RGB.convert("P"), "PNG", transparency=3),
 }
 
@@ -307,15 +308,13 @@ def test_damaged_files_are_decoded_or_refused_never_a_traceback(
     content = bytearray(SAMPLES[kind])
     for _ in range(data.draw(st.integers(1, 8))):
         # The header is where the trouble is.
-        at = data.draw(st.integers(0, min(len(content) - 1, data.draw(st.sampled_from([64, 9999])))))
+        at = data.draw(
+            st.integers(0, min(len(content) - 1, data.draw(st.sampled_from([64, 9999]))))
+        )
         content[at] = data.draw(st.integers(0, 255))
     keep = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
-    try:
-        decoded = decode(bytes(content[:keep]), max_pixels=1_000_000)
-    except DataError as problem:
-        assert problem.exit_code == 2
-    else:
-        assert decoded.image.mode == "RGB"
+    with contextlib.suppress(DataError):
+        assert decode(bytes(content[:keep]), max_pixels=1_000_000).image.mode == "RGB"
 
 
 def oracle_crop(image: Image.Image, side: int) -> np.ndarray:
@@ -406,10 +405,3 @@ def test_output_has_the_contracts_shape_and_no_new_extremes(
     assert made.dtype == np.uint8
     allowed = {value, 0} if how == "pad" else {value}
     assert set(made.ravel().tolist()) <= allowed
-
-
-def test_a_path_is_never_opened_by_decoding(tmp_path: Path) -> None:
-    """Decoding gets bytes: a file's name cannot steer it."""
-    path = tmp_path / "x.eps"
-    path.write_bytes(encoded(RGB, "PNG"))
-    assert pixels(path.read_bytes()).shape == (7, 11, 3)

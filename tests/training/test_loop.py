@@ -1,0 +1,140 @@
+"""Schedule, figures, evaluation, and which epoch is the best."""
+
+import math
+from collections.abc import Iterator
+
+import nets
+import numpy as np
+import pytest
+import torch
+
+from ndtool.options import TRAIN
+from ndtool.training import loop
+from ndtool.training.augment import Normalizer
+from ndtool.training.loop import (
+    HISTORY_COLUMNS,
+    Arrays,
+    Schedule,
+    TrainState,
+    accuracy,
+    fit,
+    make_schedule,
+    steps_per_epoch,
+    to_device,
+)
+from ndtool.training.metrics import EpochFigures
+from ndtool.training.recipes import METHODS
+from ndtool.training.supernet import Supernet
+from ndtool.types import Recipe
+
+
+class Silent:
+    def update(self, done: int, note: str = "") -> None:
+        pass
+
+
+def test_schedule_rises_linearly_then_falls_as_a_cosine() -> None:
+    schedule = Schedule(peak=0.4, warmup_steps=4, total_steps=12)
+    rates = [schedule.lr(step) for step in range(12)]
+    assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    assert rates[8] == pytest.approx(0.2)  # half way down
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert 0 < rates[-1] == pytest.approx(0.2 * (1 + math.cos(math.pi * 7 / 8)))
+    assert schedule.lr(12) == pytest.approx(0.0, abs=1e-12)
+    assert Schedule(peak=1.0, warmup_steps=0, total_steps=2).lr(0) == 1.0
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(5, 1), (8, 1), (15, 1), (16, 2), (1078, 134)])
+def test_incomplete_batches_are_dropped_but_the_only_one(samples: int, steps: int) -> None:
+    assert steps_per_epoch(samples, 8) == steps
+    schedule = make_schedule(nets.options(epochs=10, warmup=0.1), samples)
+    assert schedule.total_steps == 10 * steps
+    assert schedule.warmup_steps == steps
+    assert schedule.peak == TRAIN.lr
+
+
+def test_figures_leave_skipped_steps_out() -> None:
+    figures = EpochFigures(("a", "b"), ("top",), "cpu")
+    for value, applied in ((1.0, True), (math.nan, False), (3.0, True)):
+        step = {"a": value, "b": 2 * value, "top": 5 - value, "unused": 0.0}
+        figures.add({k: torch.tensor(v) for k, v in step.items()}, torch.tensor(applied))
+    assert figures.read() == {"a": 2.0, "b": 4.0, "top": 4.0}
+    assert EpochFigures(("a",), (), "cpu").read() == {"a": None}
+
+
+def test_accuracy_counts_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = nets.ds_spec()
+    net = Supernet(spec, rates=(), generator=torch.Generator().manual_seed(0))
+    data = to_device(nets.split_of(spec, 23), "cpu")
+    normalize = Normalizer(nets.contract_of(spec))
+    with torch.no_grad():
+        predicted = net.student(normalize(data.images), training=False).argmax(1)
+    expected = float((predicted == data.labels).float().mean())
+    before = net.statistics.clone()
+    for batch in (256, 23, 5):
+        monkeypatch.setattr(loop, "EVAL_BATCH", batch)
+        assert accuracy(net.student, data, normalize) == pytest.approx(expected)
+    assert torch.equal(net.statistics, before)  # evaluation leaves running statistics alone
+
+
+def test_read_only_arrays_are_taken_without_a_warning() -> None:
+    split = nets.split_of(nets.ds_spec(), 4)
+    split.images.flags.writeable = split.labels.flags.writeable = False
+    arrays = to_device(split, "cpu")
+    assert np.array_equal(arrays.images.numpy(), split.images)
+
+
+def run_fit(
+    monkeypatch: pytest.MonkeyPatch, student_scores: list[float], recipe: Recipe
+) -> tuple[TrainState, list[tuple[int, bool]]]:
+    """A run whose validation accuracies are given."""
+    spec = nets.ds_spec()
+    options = nets.options(epochs=len(student_scores), recipe=recipe)
+    method = METHODS[recipe](options, spec.classes)
+    net = Supernet(spec, rates=method.rates, generator=torch.Generator().manual_seed(0))
+    scores: Iterator[float] = iter(student_scores)
+
+    def scored(width: object, data: Arrays, _: Normalizer) -> float:
+        assert len(data) == 6  # never anything but the validation split
+        return next(scores) if width is net.student else 0.99
+
+    monkeypatch.setattr(loop, "accuracy", scored)
+    calls: list[tuple[int, bool]] = []
+    state = TrainState(net=net)
+    fit(
+        state,
+        method,
+        options=options,
+        train=to_device(nets.split_of(spec, 17), "cpu"),
+        val=to_device(nets.split_of(spec, 6), "cpu"),
+        normalize=Normalizer(nets.contract_of(spec)),
+        progress=Silent(),
+        after_epoch=lambda state, best: calls.append((state.epoch, best)),
+    )
+    return state, calls
+
+
+@pytest.mark.parametrize("recipe", list(Recipe))
+def test_validation_decides_the_best_epoch(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
+    state, calls = run_fit(monkeypatch, [0.4, 0.8, 0.8, 0.5], recipe)
+    assert calls == [(1, True), (2, True), (3, False), (4, False)]
+    assert (state.best_epoch, state.best_accuracy) == (2, 0.8)  # the earlier one of a tie
+    assert (state.epoch, state.step) == (4, 8)
+
+
+@pytest.mark.parametrize("recipe", list(Recipe))
+def test_history_has_every_column(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
+    state, _ = run_fit(monkeypatch, [0.4, 0.8], recipe)
+    absent = {"teacher_loss", "val_accuracy_teacher", "conflict_rate", "largest_c", "kl_share"}
+    for number, row in enumerate(state.history, 1):
+        assert tuple(row) == HISTORY_COLUMNS
+        assert row["epoch"] == number
+        assert row["skipped_steps"] == 0
+        missing = {name for name, value in row.items() if value is None}
+        assert missing == (absent if recipe is Recipe.PLAIN else set())
+
+
+def test_a_score_of_zero_is_still_a_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, calls = run_fit(monkeypatch, [0.0, 0.0], Recipe.PLAIN)
+    assert calls == [(1, True), (2, False)]
+    assert state.best_epoch == 1

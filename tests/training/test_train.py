@@ -1,0 +1,281 @@
+"""The stage: what it writes, that it learns, and that a resumed run equals an uninterrupted one."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nets
+import pytest
+import torch
+
+from ndtool import console
+from ndtool.arch import ArchSpec
+from ndtool.data.types import Split
+from ndtool.errors import ConfigError, DataError, InputError
+from ndtool.options import TrainOptions
+from ndtool.rundir import BEST, CHECKPOINT, HISTORY, TRAIN_LOG, RunDir
+from ndtool.training import checkpoint
+from ndtool.training.loop import HISTORY_COLUMNS, Progress, steps_per_epoch
+from ndtool.training.train import TrainResult, find_device, train
+from ndtool.types import Recipe, StudentLoss
+
+SPEC = nets.ds_spec()
+TRAIN_COUNT, VAL_COUNT = 30, 12
+
+
+class Silent:
+    def update(self, done: int, note: str = "") -> None:
+        pass
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+class StopAt:
+    """Ends the run at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def update(self, done: int, note: str = "") -> None:
+        if done == self.step:
+            raise Stopped
+
+
+def go(
+    path: Path,
+    options: TrainOptions,
+    *,
+    spec: ArchSpec = SPEC,
+    resume: bool = False,
+    progress: Progress | None = None,
+    train_split: Split | None = None,
+    val_split: Split | None = None,
+) -> TrainResult:
+    return train(
+        options,
+        RunDir(path),
+        spec=spec,
+        contract=nets.contract_of(spec),
+        train=nets.split_of(spec, TRAIN_COUNT) if train_split is None else train_split,
+        val=nets.split_of(spec, VAL_COUNT, seed=1) if val_split is None else val_split,
+        resume=resume,
+        progress=progress or Silent(),
+    )
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    for name in (CHECKPOINT, BEST):
+        a, b = (checkpoint.load(RunDir(path) / name) for path in (first, second))
+        for key in ("theta", "momentum", "statistics"):
+            assert torch.equal(getattr(a, key), getattr(b, key)), (name, key)
+        assert (a.epoch, a.step, a.best_epoch) == (b.epoch, b.step, b.best_epoch)
+        rows = [[{**row, "seconds": 0} for row in x.history] for x in (a, b)]
+        assert rows[0] == rows[1]
+
+
+def test_files_history_and_result(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    result = go(tmp_path, nets.options(threads=2))
+    assert torch.get_num_threads() == before
+    written = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
+    assert written == sorted((CHECKPOINT, BEST, HISTORY, TRAIN_LOG)) == sorted(result.files)
+    with (tmp_path / HISTORY).open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert list(rows[0]) == list(HISTORY_COLUMNS)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    best = max(rows, key=lambda row: float(row["val_accuracy"]))
+    assert result.best_epoch == int(best["epoch"])
+    assert result.best_val_accuracy == pytest.approx(float(best["val_accuracy"]))
+    assert result.teacher_val_accuracy == pytest.approx(float(rows[-1]["val_accuracy_teacher"]))
+    assert (result.epochs, result.resumed_from, result.threads) == (3, 0, 2)
+    assert len((tmp_path / TRAIN_LOG).read_text().splitlines()) == 3
+    saved = checkpoint.load(tmp_path / BEST)
+    assert saved.epoch == saved.best_epoch == result.best_epoch
+    assert saved.identity.threads == 2
+    assert saved.identity.options["student_loss"] == "ud"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe": Recipe.PLAIN},
+        {"student_loss": StudentLoss.UD},
+        {"student_loss": StudentLoss.KL, "surgery": False},
+    ],
+)
+def test_a_small_task_is_learnt(tmp_path: Path, changes: dict[str, object]) -> None:
+    """Chance is .33; seed 0 reaches 1.0."""
+    options = nets.options(epochs=15, **changes)
+    result = go(tmp_path, options, train_split=nets.split_of(SPEC, 90))
+    assert result.best_val_accuracy >= 0.9
+    assert (result.teacher_val_accuracy is None) == (changes.get("recipe") is Recipe.PLAIN)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        go(tmp_path / name, nets.options(seed=seed, epochs=2))
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    a, c = (checkpoint.load(RunDir(tmp_path / n) / CHECKPOINT) for n in "ac")
+    assert not torch.equal(a.theta, c.theta)
+
+
+@pytest.mark.parametrize("recipe", list(Recipe))
+@pytest.mark.parametrize("stop", [1, 4, 8])
+def test_resume_equals_the_uninterrupted_run(tmp_path: Path, recipe: Recipe, stop: int) -> None:
+    options = nets.options(epochs=4, recipe=recipe)
+    per_epoch = steps_per_epoch(TRAIN_COUNT, options.batch_size)
+    assert per_epoch == 3  # so the stops are in epochs 1, 2 and 3, none at an end
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    go(whole, options)
+    with pytest.raises(Stopped):
+        go(broken, options, progress=StopAt(stop))
+    result = go(broken, replace(options, threads=4), resume=True)  # the checkpoint's count rules
+    assert result.resumed_from == (stop - 1) // per_epoch
+    assert result.threads == (1 if result.resumed_from else 4)
+    if result.resumed_from:
+        assert_same_weights(whole, broken)
+    log = (broken / TRAIN_LOG).read_text().splitlines()
+    assert [line.split()[1] for line in log] == ["1", "2", "3", "4"]
+
+
+def test_resume_of_a_finished_run_does_nothing(tmp_path: Path) -> None:
+    first = go(tmp_path, nets.options())
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    again = go(tmp_path, nets.options(), resume=True)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert again == replace(first, resumed_from=3)
+
+
+def test_resume_refuses_another_training(tmp_path: Path) -> None:
+    options = nets.options(epochs=2)
+    go(tmp_path, options)
+    other_data = nets.split_of(SPEC, TRAIN_COUNT, seed=5)
+    with pytest.raises(ConfigError, match=r"another training: data differ"):
+        go(tmp_path, options, resume=True, train_split=other_data)
+    with pytest.raises(ConfigError, match="another training: epochs, lr, surgery differ") as caught:
+        go(tmp_path, replace(options, epochs=3, lr=0.2, surgery=False), resume=True)
+    assert caught.value.code == "train.resume"
+    with pytest.raises(ConfigError, match="spec, contract, data differ"):
+        go(tmp_path, options, resume=True, spec=nets.ds_spec(classes=4))
+    go(tmp_path, replace(options, data="folder:elsewhere"), resume=True)  # moved, same pixels
+
+
+def test_resume_under_another_torch_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go(tmp_path, nets.options(epochs=1))
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    monkeypatch.setattr(console.STATE, "warnings", [])
+    go(tmp_path, nets.options(epochs=1), resume=True)
+    assert "this is 9.9.9" in capsys.readouterr().err
+    assert console.STATE.warnings[0][0] == "train.torch-version"
+
+
+def test_resume_from_a_broken_checkpoint_is_refused(tmp_path: Path) -> None:
+    go(tmp_path, nets.options(epochs=1))
+    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="not a checkpoint of ndtool"):
+        go(tmp_path, nets.options(epochs=1), resume=True)
+
+
+def test_a_huge_rate_stops_with_one_clear_error(tmp_path: Path) -> None:
+    options = nets.options(lr=1e12, warmup=0.0, clip_norm=0.0, epochs=40)
+    with pytest.raises(ConfigError, match="training diverged") as caught:
+        go(tmp_path, options)
+    assert caught.value.code == "train.diverged"
+    assert "--lr" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"epochs": 0}, "--epochs"),
+        ({"batch_size": 1}, "--batch-size"),
+        ({"lr": float("nan")}, "--lr"),
+        ({"lr": 0.0}, "--lr"),
+        ({"warmup": 1.0}, "--warmup"),
+        ({"momentum": 1.0}, "--momentum"),
+        ({"weight_decay": -1.0}, "--weight-decay"),
+        ({"label_smoothing": 1.0}, "--label-smoothing"),
+        ({"clip_norm": float("inf")}, "--clip-norm"),
+        ({"expand": 1}, "--expand"),
+        ({"expand": 9}, "--expand"),
+        ({"crop_px": -1}, "--crop"),
+        ({"seed": -1}, "--seed"),
+        ({"uncertainty": -0.1}, "--uncertainty"),
+        ({"threads": -1}, "--threads"),
+        ({"device": "cuda:99"}, "--device"),
+        ({"device": "gpu\x1b[2J"}, "--device"),
+    ],
+)
+def test_options_out_of_bounds(tmp_path: Path, changes: dict[str, object], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        go(tmp_path, nets.options(**changes))
+    assert caught.value.where == where
+    assert "\x1b" not in str(caught.value)
+    assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+def test_splits_must_fit_the_contract(tmp_path: Path) -> None:
+    options = nets.options()
+    with pytest.raises(DataError, match="1 training images, at least 2"):
+        go(tmp_path, options, train_split=nets.split_of(SPEC, 1))
+    with pytest.raises(DataError, match="0 validation images"):
+        go(tmp_path, options, val_split=nets.split_of(SPEC, 0))
+    bad = nets.split_of(SPEC, 8)
+    bad.labels[3] = SPEC.classes
+    with pytest.raises(DataError, match="training images do not fit"):
+        go(tmp_path, options, train_split=bad)
+    wide = nets.split_of(nets.ds_spec(size_px=16), 8)
+    with pytest.raises(DataError, match="validation images do not fit"):
+        go(tmp_path, options, val_split=wide)
+
+
+def test_devices() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type in ("cpu", "cuda")
+    for name in ("", "CPU", "cuda:", "cuda:-1", "cuda:1e1", "cuda:99999999", "mps"):
+        with pytest.raises(ConfigError):
+            find_device(name)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import nets, test_train
+from pathlib import Path
+test_train.go(Path(sys.argv[2]), nets.options(epochs=12), resume=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_runs_resume_to_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL at random moments; each start resumes, the last one is left to finish."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    go(whole, nets.options(epochs=12))
+    here = Path(__file__).resolve().parent
+    paths = os.pathsep.join([str(here), str(here.parent / "lib")])
+    command = [sys.executable, "-c", SCRIPT, str(here), str(broken)]
+    environment = os.environ | {"PYTHONPATH": paths}
+    delays = random.Random(0)
+    kills = 0
+    for _ in range(4):
+        child = subprocess.Popen(command, env=environment)
+        while child.poll() is None and not (broken / HISTORY).exists():
+            time.sleep(0.01)  # until training has begun
+        time.sleep(delays.uniform(0.0, 0.4))
+        child.send_signal(signal.SIGKILL)
+        kills += child.wait() == -signal.SIGKILL
+        if RunDir(broken).has(CHECKPOINT):
+            checkpoint.load(broken / CHECKPOINT)  # readable after each kill
+    assert kills >= 1
+    go(broken, nets.options(epochs=12), resume=True)
+    assert_same_weights(whole, broken)
