@@ -3,7 +3,7 @@
     run   FOLDER RUNTIME INDEX FIRST LAST    images FIRST..LAST-1 of FOLDER/x.npy
     arena FOLDER ARENA_BYTES                 one inference, then TFLM's allocations on fd 2
 
-Reads FOLDER/model.tflite; `run` writes FOLDER/out_INDEX.npy and one byte an image to
+Reads FOLDER/model.tflite; `run` writes FOLDER/out_INDEX.npz and one byte an image to
 FOLDER/done_INDEX. Whatever goes wrong ends the process, with the reason on stderr: `runners`
 judges exit status and log. Needs numpy and the interpreter, nothing else.
 """
@@ -35,7 +35,7 @@ class Interpreter(Protocol):
     """One model, one image at a time. Shapes hold the batch dimension, 1."""
 
     def details(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Of the only input and the only output: `shape`, `dtype`."""
+        """Of the only input and the only output: `shape`, `dtype`, `quantization_parameters`."""
         ...
 
     def run(self, image: I8) -> I8:
@@ -110,7 +110,7 @@ def make_interpreter(runtime: Runtime, model: bytes) -> Interpreter:
 
 
 def run_share(folder: Path, runtime: Runtime, index: int, first: int, last: int) -> None:
-    """Outputs of images first..last-1, int8 (last - first, K), into FOLDER/out_INDEX.npy."""
+    """Outputs of images first..last-1, int8 (last - first, K), and their scale and zero point."""
     parent = os.getppid()
     images = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)  # (N, H, W, C) int8
     interpreter = make_interpreter(runtime, (folder / "model.tflite").read_bytes())
@@ -123,6 +123,9 @@ def run_share(folder: Path, runtime: Runtime, index: int, first: int, last: int)
     values = math.prod(int(n) for n in given["shape"])
     if not 1 <= values <= MAX_OUTPUTS:
         sys.exit(f"the model's output has {values} values, 1 to {MAX_OUTPUTS} can be evaluated")
+    quantization = given["quantization_parameters"]
+    if len(quantization["scales"]) != 1:
+        sys.exit("the model's output has not one scale")
     outputs = np.empty((last - first, values), np.int8)
     with (folder / f"done_{index}").open("ab", buffering=0) as done:
         for row, image in enumerate(images[first:last]):
@@ -130,7 +133,12 @@ def run_share(folder: Path, runtime: Runtime, index: int, first: int, last: int)
                 sys.exit("the starting process is gone")
             outputs[row] = interpreter.run(np.ascontiguousarray(image[None])).reshape(-1)
             done.write(b".")
-    np.save(folder / f"out_{index}.npy", outputs, allow_pickle=False)
+    np.savez(
+        folder / f"out_{index}.npz",
+        outputs=outputs,
+        scale=quantization["scales"],
+        zero_point=quantization["zero_points"],
+    )
 
 
 def print_arena(folder: Path, arena_bytes: int) -> None:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +35,7 @@ from ndtool.export.worker_process import (
     worker_environment,
 )
 from ndtool.quant.pixels import normalize_pixels
+from ndtool.rundir import package_versions
 from ndtool.types import Runtime
 
 F32 = NDArray[np.float32]
@@ -151,9 +151,14 @@ def _onnx_shape(what: str) -> UnsupportedError:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Int8Result:
-    """outputs: int8 (N, K), in the order of the images; engine: name and version."""
+    """outputs: int8 (N, K), in the order of the images, real = scale * (output - zero_point).
+
+    engine: name and version.
+    """
 
     outputs: I8
+    scale: float
+    zero_point: int
     engine: str
 
 
@@ -195,8 +200,13 @@ def run_int8(
             args = (str(folder), runtime.value, str(index), str(first), str(last))
             children.append(_Child.start(folder, index, "run", *args))
         _wait(children, engine, total, progress)
-        rows = [np.load(child.outputs, allow_pickle=False) for child in children]
-    return Int8Result(outputs=np.concatenate(rows), engine=engine)
+        results = [child.load() for child in children]
+    return Int8Result(
+        outputs=np.concatenate([result["outputs"] for result in results]),
+        scale=float(results[0]["scale"][0]),
+        zero_point=int(results[0]["zero_point"][0]),
+        engine=engine,
+    )
 
 
 def tflm_arena_bytes(model: bytes) -> int:
@@ -245,7 +255,7 @@ def _engine(runtime: Runtime) -> str:
             install="pip install 'ndtool[tflite-runtime]' in an environment of its own",
             code="tool.numpy-too-new",
         )
-    return f"{distribution} {version(distribution)}"
+    return f"{distribution} {package_versions([distribution]).get(distribution, '')}".strip()
 
 
 def _require_images(count: int) -> None:
@@ -276,7 +286,7 @@ class _Child:
     """A running worker; `seen` images at `moved` (monotonic seconds) were its last progress."""
 
     process: subprocess.Popen[bytes]
-    outputs: Path
+    result: Path
     done: Path
     log: Path
     seen: int
@@ -295,7 +305,7 @@ class _Child:
                 stderr=subprocess.STDOUT,
                 env=worker_environment(),
             )
-        return cls(process, folder / f"out_{index}.npy", done, log, 0, time.monotonic())
+        return cls(process, folder / f"out_{index}.npz", done, log, 0, time.monotonic())
 
     def count(self) -> int:
         """Images done so far; the worker appends one byte for each."""
@@ -303,6 +313,11 @@ class _Child:
         if images != self.seen:
             self.seen, self.moved = images, time.monotonic()
         return images
+
+    def load(self) -> dict[str, NDArray[Any]]:
+        """What the worker wrote after its last image."""
+        with np.load(self.result, allow_pickle=False) as found:
+            return dict(found)
 
     def stop(self) -> None:
         """Kill if need be, and reap."""
@@ -364,6 +379,6 @@ def _cannot_run(what: str, log: Path) -> UnsupportedError:
     return UnsupportedError(
         f"{what}: {last_lines(log, LOG_LINES)}",
         where="int8 model",
-        remedy="try another --runtime, or look for the named tensor with ndtool export --int8",
+        remedy="convert the model again, or try another --runtime",
         code="runner.cannot-run",
     )

@@ -160,10 +160,11 @@ def source_sha256(source: Source) -> Sha256:
 
 def train_key(prepared: Prepared) -> StageKey:
     """What a training depends on."""
+    ignore = prepared.source.info.ignore
     return StageKey(
         stage="train",
         version=TRAIN_VERSION,
-        options=settings(prepared.options),
+        options=settings(prepared.options) | ({"ndignore": "\n".join(ignore)} if ignore else {}),
         sources={"data": source_sha256(prepared.source), "contract": prepared.contract.sha256()},
     )
 

@@ -39,6 +39,7 @@ from ndtool.training.loop import (
     fit,
     to_device,
 )
+from ndtool.training.memory import kept_memory
 from ndtool.training.recipes import METHODS
 from ndtool.training.seeds import Use, generator
 from ndtool.training.supernet import Supernet
@@ -119,7 +120,7 @@ def train(
         _write_history(run, state.history)
 
     _write_history(run, state.history)
-    with _thread_count(identity.threads):
+    with _thread_count(identity.threads), kept_memory():
         fit(
             state,
             method,

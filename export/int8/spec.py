@@ -57,6 +57,7 @@ UNIT_PARAMS: Final = fp.ScaleZero(1 / 256, -128)  # SOFTMAX and LOGISTIC
 SIGNED_UNIT_PARAMS: Final = fp.ScaleZero(1 / 128, 0)  # TANH
 MAX_HARD_SWISH_RIGHT: Final = 15  # gemmlowp's int16 mask has no more bits
 MIN_GATE_REAL: Final = 2.0**-31  # LOGISTIC and TANH do not flush; a longer shift is undefined
+MAX_GATE_REAL: Final = 2.0**30  # from there on their input radius is 0: even 0 would saturate
 MAX_FC_BIAS_ERROR: Final = 0.02  # of an output step: kernels/kernel_util.cc
 BIAS_SCALE_TOLERANCE: Final = 1e-6  # relative, of s_in * s_weight in float32
 
@@ -86,8 +87,9 @@ def problem_error(graph: Graph, problem: Problem, where: str) -> UnsupportedErro
     if problem.op is not None:
         place.append(f"op {problem.op} {op_name(graph.ops[problem.op])}")
     if problem.tensor is not None:
-        name = graph.tensor(problem.tensor).name if problem.tensor < len(graph.tensors) else ""
-        place.append(f"tensor {problem.tensor} '{visible(name)}'")
+        known = 0 <= problem.tensor < len(graph.tensors)
+        name = f" '{visible(graph.tensor(problem.tensor).name)}'" if known else ""
+        place.append(f"tensor {problem.tensor}{name}")
     return UnsupportedError(
         problem.text,
         where=", ".join(place),
@@ -466,7 +468,7 @@ def _unary_arithmetic(graph: Graph, op: Unary) -> Faults:
 
 def _gate_faults(x: Tensor, out: Tensor, params: fp.ScaleZero) -> Faults:
     yield from _fixed_faults(out, params)
-    if not MIN_GATE_REAL <= fp.gate_real(x.scale) < math.inf:
+    if not MIN_GATE_REAL <= fp.gate_real(x.scale) < MAX_GATE_REAL:
         yield "op.multiplier", f"input scale {x.scale:g} is out of reach"
 
 

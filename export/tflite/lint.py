@@ -39,7 +39,9 @@ from ndtool.types import Converter
 MAX_NAME: Final = 64  # characters of a tensor's name; each is a byte of flash
 MIN_REAL: Final = 2.0**-24  # multipliers outside this range have lost their precision,
 MAX_REAL: Final = 2.0**15  # or leave no room for the accumulator (quantisation, 2, rule 4)
-MAX_SAFE_SOFTMAX: Final = 511  # above, a flat row needs a shift of 32 in TFLM, undefined in C
+MAX_SAFE_SOFTMAX: Final = (
+    511  # above, a flat row needs a shift of 32: gemmlowp asserts or is undefined
+)
 
 
 class Severity(StrEnum):
@@ -71,6 +73,7 @@ ALLOWED: Final[Mapping[Converter, frozenset[str]]] = {
             "bias.scale-unread",  # writes every bias scale
             "op.version-old",  # per-channel FULLY_CONNECTED as 4, LEAKY_RELU as 1
             "buffer.empty",  # one for each activation
+            "buffer.align",  # multiples of 4: its last step is the schema's object API
         }
     ),
 }
@@ -239,7 +242,7 @@ def _costs(model: FileModel, graph: Graph) -> Findings:
             text = "a QUANTIZE inside the network costs a copy and a rounding"
             yield _of_op("op.quantize", Severity.WARNING, text, index, op)
         if op_name(op) == "SOFTMAX" and graph.tensor(op.out).shape[-1] > MAX_SAFE_SOFTMAX:
-            text = f"over {MAX_SAFE_SOFTMAX} classes TFLM's result for nearly equal logits is wrong"
+            text = f"over {MAX_SAFE_SOFTMAX} classes TFLM aborts on nearly equal logits"
             yield _of_op("op.softmax-classes", Severity.WARNING, text, index, op)
 
 

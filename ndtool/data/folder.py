@@ -83,7 +83,7 @@ def open_folder(path: str, options: DataOptions) -> FolderSource:
         epochs=EPOCHS,
         augment=AUGMENT,
         counts=counts,
-        notes=_notes(scan, files, labels, len(skipped), options),
+        notes=_notes(scan, files, labels, options),
         ignore=scan.ignore,
     )
     return FolderSource(info, path, files, [(id_, error.what) for id_, error in skipped], options)
@@ -309,7 +309,7 @@ def _require_one_class_each(files: Sequence[ImageFile], root: str) -> None:
 
 
 def _notes(
-    scan: Scan, files: Sequence[ImageFile], labels: Sequence[str], bad: int, options: DataOptions
+    scan: Scan, files: Sequence[ImageFile], labels: Sequence[str], options: DataOptions
 ) -> tuple[str, ...]:
     """What the user should be told of the folder."""
     notes = list(repeat_notes((f.sha256, _part(f)) for f in files if f.sha256 is not None))
@@ -326,7 +326,6 @@ def _notes(
         ("images lie outside the class folders and were left out", scan.loose),
         ("hidden or system files and folders were left out", scan.hidden),
         (f"files or folders were left out by {IGNORE_FILE}", scan.excluded),
-        ("bad files were skipped", bad),
     ):
         if count:
             notes.append(f"{count:,} {what}")

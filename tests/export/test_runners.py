@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from int8_models import aborting_model, softmax_model, tiny_model
 
+from ndtool.contract import Contract, InputSpec, Resize, mean_std_normalize
 from ndtool.errors import InputError, ToolMissingError, UnsupportedError
 from ndtool.export import runners
-from ndtool.export.runners import choose_runtime, run_int8, tflm_arena_bytes
+from ndtool.export.runners import choose_runtime, run_int8, run_onnx, tflm_arena_bytes
 from ndtool.types import Runtime
 
 MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
@@ -55,6 +56,88 @@ def children() -> list[int]:
     return found
 
 
+# --- ONNX -----------------------------------------------------------------------------------------
+
+
+def onnx_model(batch: int | str = "batch", *, classes: int = 3, side: int = 5) -> bytes:
+    """Conv 3x3 (stride 2, 4 channels) -> Flatten -> Gemm, with random weights."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    arrays = {
+        "w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "b": rng.standard_normal(4).astype(np.float32),
+        "fc": rng.standard_normal((4 * 4, classes)).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w", "b"], ["c"], strides=[2, 2]),
+            helper.make_node("Flatten", ["c"], ["f"]),
+            helper.make_node("MatMul", ["f", "fc"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, side, side])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, classes])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return data
+
+
+def pixels_contract() -> Contract:
+    return Contract(
+        input=InputSpec(height=5, width=5, channels=3, color="RGB"),
+        resize=Resize(),
+        normalize=mean_std_normalize((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
+        labels=("a", "b", "c"),
+    )
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, 5, 5, 3), np.uint8)
+
+
+@pytest.mark.parametrize("fixed", ["batch", 1])
+def test_onnx_outputs_equal_numpys(fixed: int | str) -> None:
+    x = pictures(9)
+    outputs = run_onnx(onnx_model(fixed), x, pixels_contract(), batch=4)
+    rng = np.random.default_rng(0)
+    w, b, fc = (rng.standard_normal(s).astype(np.float32) for s in ((4, 3, 3, 3), 4, (16, 3)))
+    real = (x / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.3]
+    conv = np.zeros((9, 4, 2, 2))
+    for i, j in np.ndindex(2, 2):
+        patch = real[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        conv[:, :, i, j] = np.einsum("nhwc,ochw->no", patch, w) + b
+    assert outputs.dtype == np.float32
+    np.testing.assert_allclose(outputs, conv.reshape(9, 16) @ fc, atol=1e-4)
+
+
+def test_onnx_outputs_are_the_same_bytes_for_any_batch() -> None:
+    x = pictures(9)
+    one, many = (run_onnx(onnx_model(), x, pixels_contract(), batch=n) for n in (1, 9))
+    np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: b"", InputError, "refuses the model"),
+        (lambda: b"no protobuf" * 9, InputError, "refuses the model"),
+        (lambda: onnx_model().replace(b"MatMul", b"MatMil"), InputError, "MatMil"),
+        (lambda: onnx_model(2), UnsupportedError, "fixed to 2"),
+        (lambda: onnx_model(side=6), UnsupportedError, "contract asks for"),
+        (lambda: onnx_model(classes=4), UnsupportedError, "3 classes"),
+    ],
+)
+def test_an_onnx_file_that_does_not_fit_is_one_error(
+    make: Callable[[], bytes], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        run_onnx(make(), pictures(2), pixels_contract())
+    assert "\n" not in str(caught.value)
+
+
 # --- results --------------------------------------------------------------------------------------
 
 
@@ -69,6 +152,7 @@ def test_outputs_do_not_depend_on_workers_and_keep_their_order(workers: int) -> 
     assert seen == sorted(seen)
     assert seen[-1] == 50
     assert result.engine.startswith("tflite-micro 0.dev")
+    assert (result.scale, result.zero_point) == (float(np.float32(0.1)), 3)
 
 
 def test_litert_reference_kernels_run_by_the_same_protocol() -> None:
@@ -129,9 +213,11 @@ def test_shares_cover_all_images_once(
 @pytest.mark.parametrize(
     ("make", "slack"),
     [
-        pytest.param(lambda: tiny_model(classes=10, side=28), 16, id="printed"),
+        pytest.param(
+            lambda: tiny_model(classes=10, side=28), 16, id="printed", marks=pytest.mark.slow
+        ),
         # more than is printed while it is set up, found in steps that double
-        pytest.param(tiny_model, 512, id="more"),
+        pytest.param(tiny_model, 512, id="more", marks=pytest.mark.slow),
     ],
 )
 def test_arena_is_what_tflm_needs_and_not_much_more(make: Callable[[], bytes], slack: int) -> None:
@@ -166,6 +252,24 @@ def test_tflite_runtime_needs_an_environment_of_its_own(monkeypatch: pytest.Monk
         run_int8(
             tiny_model(), images(1), runtime=Runtime.TFLITE_RUNTIME, workers=1, progress=ignore
         )
+
+
+def test_tflite_runtime_runs_in_the_same_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package of that name with LiteRT inside stands in: its wheel needs numpy 1."""
+    (tmp_path / "tflite_runtime").mkdir()
+    (tmp_path / "tflite_runtime/__init__.py").touch()
+    text = "from ai_edge_litert.interpreter import Interpreter, OpResolverType\n"
+    (tmp_path / "tflite_runtime/interpreter.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(np, "__version__", "1.26.4")
+    x = images(5)
+    old = run_int8(tiny_model(), x, runtime=Runtime.TFLITE_RUNTIME, workers=1, progress=ignore)
+    new = run_int8(tiny_model(), x, runtime=Runtime.LITERT, workers=1, progress=ignore)
+    np.testing.assert_array_equal(old.outputs, new.outputs)
+    assert old.engine == "tflite-runtime"
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

@@ -48,9 +48,7 @@ class Network(Builder):
         return self.int8(values, chosen, axis), self.int32(bias, products)
 
     def conv(self, x: TensorId, c_out: int, kernel: int, out: tuple[int, ...], stride: int = 1):
-        weight, bias = self.weights(
-            x, (c_out, kernel, kernel, self.tensors[x].shape[3]), 0, c_out
-        )
+        weight, bias = self.weights(x, (c_out, kernel, kernel, self.tensors[x].shape[3]), 0, c_out)
         return self.push(
             Conv2D(
                 x=x,
@@ -70,9 +68,7 @@ def network(fc_scales: int = 5) -> Graph:
     x = n.activation((1, 8, 8, 3), PIXEL)
     stem = n.conv(x, 6, 3, (1, 4, 4), stride=2)
     swish = n.push(
-        Unary(
-            kind=UnaryKind.HARD_SWISH, x=stem, out=n.activation((1, 4, 4, 6), (0.025, -112))
-        )
+        Unary(kind=UnaryKind.HARD_SWISH, x=stem, out=n.activation((1, 4, 4, 6), (0.025, -112)))
     )
     weight, bias = n.weights(swish, (1, 3, 3, 6), 3, 6)
     deep = n.push(
@@ -132,9 +128,7 @@ def network(fc_scales: int = 5) -> Graph:
         )
         for is_max in (True, False)
     ]
-    joined = n.push(
-        Concat(xs=tuple(pools), out=n.activation((1, 2, 2, 12), (0.03, -110)), axis=3)
-    )
+    joined = n.push(Concat(xs=tuple(pools), out=n.activation((1, 2, 2, 12), (0.03, -110)), axis=3))
     pooled = n.push(
         Mean(
             x=joined,
@@ -150,11 +144,9 @@ def network(fc_scales: int = 5) -> Graph:
             x=pooled,
             weight=weight,
             bias=bias,
-            out=n.activation((1, 5), (0.05, 3)),
+            out=n.activation((1, 5), (0.02, 3)),
             act=Activation.NONE,
             keep_num_dims=False,
         )
     )
     return Graph(tensors=tuple(n.tensors), ops=tuple(n.ops), inputs=(x,), outputs=(logits,))
-
-

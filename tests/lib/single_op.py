@@ -336,7 +336,7 @@ def _unary(kind: UnaryKind) -> Callable[[Rng], Graph]:
         alpha = f32(rng.uniform(-1.5, 1.5)) if kind is UnaryKind.LEAKY_RELU else 0.0
         other = (x_params[0] * 10 ** rng.uniform(-1, 1), params(rng)[1])
         if kind in (UnaryKind.LOGISTIC, UnaryKind.TANH):
-            x_params = params(rng, -4, 1.5)
+            x_params = params(rng, -4, 0.9)
         if kind is UnaryKind.RELU6:
             x_params = (f32(rng.uniform(6 / 120, 1)), int(rng.integers(-128, 0)))
         out_params = {

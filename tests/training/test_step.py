@@ -276,6 +276,7 @@ def test_teacher_gets_no_gradient_from_the_students_loss() -> None:
 # -- what must never happen ---------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the first use of the meta device loads much of torch
 @pytest.mark.parametrize("recipe", list(Recipe))
 @pytest.mark.parametrize("loss", list(StudentLoss))
 def test_step_never_reads_the_device(recipe: Recipe, loss: StudentLoss) -> None:

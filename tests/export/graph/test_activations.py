@@ -62,7 +62,7 @@ def test_activation_is_fused(name: str) -> None:
 def test_clip_bounds_from_constant_nodes() -> None:
     nodes = [
         CONV,
-        node("Constant", "", "lo", value=onnx.numpy_helper.from_array(np.float32(0)[None][0])),
+        node("Constant", "", "lo", value=onnx.numpy_helper.from_array(np.array(0, np.float32))),
         node("Constant", "", "hi", value_float=6.0),
         node("Clip", "c lo hi", "y"),
     ]

@@ -61,7 +61,9 @@ def test_depthwise_convolution(multiplier: int) -> None:
     op = only(graph)
     assert op.depthwise
     assert graph.tensors[op.weight].shape == (1, 3, 3, 3 * multiplier)
-    assert not graph.tensors[op.bias].data.any(), "an absent bias is zeros"
+    bias = graph.tensors[op.bias].data
+    assert bias is not None
+    assert not bias.any(), "an absent bias is zeros"
 
 
 def test_a_grey_image_makes_a_dense_convolution() -> None:

@@ -561,6 +561,18 @@ def test_per_tensor_warns_when_a_bias_coarsens_all_weights() -> None:
     assert not converted(graph).warnings
 
 
+def test_one_output_channel_is_per_tensor_for_the_kernel() -> None:
+    """A single scale is read as "per tensor": its products are rounded to float32 (1.2)."""
+    m = Maker()
+    weight, bias = np.full((1, 4), 0.3), np.array([50_000.0])
+    x = m.mean(m.input(1, 4, 4, 4), keep_dims=False)
+    out = m.fully_connected(x, 1, weight=weight, bias=bias)
+    graph = m.graph()
+    ranges = {x: (0.0, 0.9), out: (0.0, 60_000.0)}
+    files = {write_tflite(converted(graph, fc, **ranges).graph, description="") for fc in FcScales}
+    assert len(files) == 1
+
+
 def test_one_weight_shared_by_two_layers_is_quantised_for_each() -> None:
     m = Maker()
     x = m.input(1, 4, 4, 2)
@@ -621,6 +633,17 @@ def test_rule_10_a_tiny_sum_is_widened_and_a_lost_operand_named() -> None:
     assert tensors[out].scale > tensors[a].scale / 2**19
     assert any(f"range of {out} is widened" in text for text in made.warnings)
     assert any("10000 times smaller" in text for text in made.warnings)
+
+
+def test_a_fixed_output_cannot_be_widened_but_is_refused() -> None:
+    m = Maker()
+    x = m.input(1, 4, 4, 1)
+    a, b = m.conv(x, 2), m.conv(x, 2)
+    out = m.binary(BinaryKind.ADD, a, b, act=Fused.CLIP_0_1)
+    converted(m.graph(), **{a: (-1e5, 1e5)})
+    with pytest.raises(UnsupportedError) as caught:
+        converted(m.graph(), **{a: (-1e6, 1e6)})
+    assert caught.value.code == "quant.scale" and caught.value.where == out
 
 
 def test_rule_11_a_tiny_hard_swish_output_is_widened() -> None:

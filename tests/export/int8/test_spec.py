@@ -181,6 +181,7 @@ MUTANTS: list[tuple[str, str, Change]] = [
     ("op.activation", "CONV_2D", lambda g: tiny_output(g)),
     ("op.multiplier", "RELU", lambda g: scale("x", F(1e38))(scale("out", F(1e-38))(g))),
     ("op.multiplier", "LOGISTIC", scale("x", 2.0**-90)),
+    ("op.multiplier", "TANH", scale("x", 8.0)),
     ("op.multiplier", "HARD_SWISH", lambda g: scale("x", F(3e38))(scale("out", F(1e-38))(g))),
     ("op.overflow", "CONV_2D", saturated),
     ("op.overflow", "DEPTHWISE_CONV_2D", scale("out", F(1e-12))),

@@ -262,17 +262,11 @@ def mutated(rnd: random.Random) -> bytes:
     return bytes(data[: rnd.randrange(len(data))] if rnd.random() < 0.1 else data)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(8))
 def test_mutated_files_give_a_graph_or_an_error_of_ours(part: int) -> None:
     rnd = random.Random(part)
-    outcomes = [judge(mutated(rnd)) for _ in range(500)]
-    assert 20 < sum(outcomes) < 480
-
-
-def test_a_few_mutated_files_give_a_graph_or_an_error_of_ours() -> None:
-    rnd = random.Random(99)
-    assert 0 < sum(judge(mutated(rnd)) for _ in range(60)) < 60
+    outcomes = [judge(mutated(rnd)) for _ in range(250)]
+    assert 20 < sum(outcomes) < 230
 
 
 def test_a_vector_named_a_thousand_times_does_not_multiply() -> None:

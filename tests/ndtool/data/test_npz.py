@@ -47,8 +47,8 @@ def refusal(path: Path, **changes: object) -> DataError:
     return caught.value
 
 
-def write(path: Path, members: dict[str, bytes], **options: int) -> str:
-    with zipfile.ZipFile(path, "w", **options) as archive:  # type: ignore[arg-type]
+def write(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> str:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return str(path)

@@ -346,14 +346,14 @@ def test_rule_8_many_products_are_proved_with_the_real_weights() -> None:
 
 def test_bias_steps_are_float64_per_channel_and_float32_for_one_scale() -> None:
     x, out = ScaleZero(float(np.float32(0.1)), 0), ScaleZero(0.5, 0)
-    rows, bias = [[float(np.float32(0.3))]], [123.456]
+    rows, bias = [[float(np.float32(0.3))]], [123456.0]  # some 5e8 steps
     per_channel = layer(rows, bias, x, out)
     per_tensor = layer(rows, bias, x, out, per_tensor=True)
     step = x.scale * per_channel.weight_scales[0]
     assert per_tensor.bias_scales[0] == float(np.float32(step)) != step
-    real = float(np.float32(123.456))
-    assert per_channel.bias.tolist() == [round(real / step)]
-    assert per_tensor.bias.tolist() == [round(real / float(np.float32(step)))]
+    assert per_channel.bias.tolist() == [round(123456.0 / step)]
+    assert per_tensor.bias.tolist() == [round(123456.0 / float(np.float32(step)))]
+    assert per_channel.bias.tolist() != per_tensor.bias.tolist()
 
 
 def test_fixed_outputs() -> None:
