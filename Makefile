@@ -23,6 +23,7 @@ help:
 	@echo "make test-fast  lint, types and the quick tests"
 	@echo "make fix        format the code;  make docs  rewrite docs/cli.md and docs/errors.md"
 	@echo "make wheel-test the chain from an installed wheel, outside the clone"
+	@echo "make prove-resume  kill -9 at ten random moments of training, resume, compare bits"
 	@echo "make bench-step the NetDistiller step against the two plain passes"
 
 demo: $(VENV)/$(CORE)
@@ -95,3 +96,7 @@ bench-step: $(VENV)/$(ALL)
 
 clean:
 	rm -rf build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: prove-resume
+prove-resume: $(VENV)/$(ALL)
+	$(BIN)/python tools/prove_resume.py

@@ -17,7 +17,7 @@ from ndtool.arch import count_macs, count_parameters
 from ndtool.contract import load_contract
 from ndtool.data import open_source
 from ndtool.data.types import DataOptions, Split
-from ndtool.errors import ConfigError, GateError, InputError
+from ndtool.errors import ConfigError, GateError, InputError, require
 from ndtool.export.graph.from_onnx import read_onnx
 from ndtool.export.graph.names import tensor_names
 from ndtool.export.graph.to_onnx import write_onnx
@@ -33,6 +33,7 @@ from ndtool.export.hops import (
 )
 from ndtool.export.layers import layers_csv
 from ndtool.export.ranges import load_ranges, measure_ranges, ranges_text
+from ndtool.export.runners import choose_runtime
 from ndtool.export.student import load_student
 from ndtool.export.tflite.lint import Finding, Severity, lint
 from ndtool.export.tflite.reader import read_tflite
@@ -41,6 +42,7 @@ from ndtool.options import ExportOptions
 from ndtool.prepare import source_sha256
 from ndtool.quant.pixels import input_quantization, normalize_pixels
 from ndtool.rundir import (
+    BEST,
     CONTRACT,
     LABELS,
     LAYERS,
@@ -57,7 +59,7 @@ from ndtool.rundir import (
     read_bounded,
     run_stage,
 )
-from ndtool.types import Converter, Part, Runtime
+from ndtool.types import Converter, Part
 
 MAX_ONNX_BYTES: Final = 512 * 1024 * 1024
 _TFLITE_REMEDY: Final = "report the file: the converter must never write this"
@@ -85,7 +87,22 @@ def export_run(run: RunDir, options: ExportOptions, *, force: bool) -> ExportRes
 
 
 def extract(run: RunDir, *, force: bool) -> None:
-    """student.safetensors from the best checkpoint; a folder without train/ has it already."""
+    """student.safetensors from the best checkpoint; a folder without train/ has it already.
+
+    Raises:
+        InputError: neither checkpoint nor student.
+    """
+    if not run.has(BEST):
+        if not run.has(STUDENT):
+            raise InputError(
+                "no trained network in the run folder",
+                where=str(run / BEST),
+                remedy="train it first: ndtool train",
+                code="run.untrained",
+            )
+        console.info("extract: no train/ here, the student is taken as it is")
+        return
+    require("torch")
     from ndtool.export.extract import extract_stage
 
     extract_stage(run, force=force)
@@ -285,7 +302,10 @@ def predict_stage(run: RunDir, options: ExportOptions, *, force: bool) -> list[H
 
     def work() -> StageOutput:
         images = evaluation_set(run)
-        hops = predict_hops(run, images, runtime=Runtime.TFLM, workers=options.workers)
+        runtime, warning = choose_runtime()
+        if warning:
+            console.warn("export.reference", warning)
+        hops = predict_hops(run, images, runtime=runtime, workers=options.workers)
         names = store_predictions(run, hops, images)
         return StageOutput(
             files=tuple(names), figures=hop_figures(hop_rows(hops, images.labels), images)

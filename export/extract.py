@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ndtool import console
-from ndtool.errors import ContractError, InputError, MismatchError, require
+from ndtool.errors import ContractError, MismatchError, require
 from ndtool.export.student import load_student
 from ndtool.quant.pixels import normalize_pixels
 from ndtool.rundir import (
@@ -39,22 +38,10 @@ EVAL_BATCH: Final = 64
 def extract_stage(run: RunDir, *, force: bool) -> None:
     """Write the best epoch's student with its own BN statistics, proved equal to its slice.
 
-    A folder without train/ (a committed model) has its student already.
-
     Raises:
-        InputError: neither checkpoint nor student; a broken checkpoint.
+        InputError: a broken checkpoint.
         MismatchError: the student differs from its slice of the supernet.
     """
-    if not run.has(BEST):
-        if run.has(STUDENT):
-            console.info("extract: no train/ here, the student is taken as it is")
-            return
-        raise InputError(
-            "no trained network in the run folder",
-            where=str(run / BEST),
-            remedy="train it first: ndtool train",
-            code="run.untrained",
-        )
     key = StageKey(stage="extract", version=1, options={}, files=(BEST, CONTRACT))
 
     def work() -> StageOutput:

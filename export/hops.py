@@ -20,10 +20,8 @@ from ndtool.data import open_source
 from ndtool.data.types import DataOptions, Source, Split
 from ndtool.errors import InputError
 from ndtool.evaluate import Accuracy, accuracy, agreement, max_abs_difference, predicted_class
-from ndtool.export.int8.ir import Graph
 from ndtool.export.predictions import Predictions, load_predictions, save_predictions
 from ndtool.export.runners import run_int8, run_onnx
-from ndtool.export.tflite.reader import read_tflite
 from ndtool.gates.hops import HopRow
 from ndtool.quant.pixels import quantize_pixels
 from ndtool.rundir import ONNX, PREDICTIONS, STUDENT, TFLITE, RunDir, Value
@@ -142,21 +140,13 @@ def _int8_hop(
     quantized = quantize_pixels(images.images, contract)
     with console.progress(f"int8 ({runtime.value})", len(images)) as bar:
         result = run_int8(model, quantized, runtime=runtime, workers=workers, progress=bar.update)
-    scale, zero_point = output_quantization(read_tflite(model))
     return HopPrediction(
         hop=Hop.INT8,
         engine=result.engine,
         outputs=result.outputs,
-        reals=scale * (result.outputs.astype(np.float64) - zero_point),
+        reals=result.scale * (result.outputs.astype(np.float64) - result.zero_point),
         predicted=predicted_class(result.outputs),
     )
-
-
-def output_quantization(graph: Graph) -> tuple[float, int]:
-    """(scale, zero point) of the only output."""
-    (index,) = graph.outputs
-    tensor = graph.tensor(index)
-    return tensor.scale, tensor.zero_point
 
 
 def _stored(run: RunDir, hop: Hop, images: Split, why: str) -> list[HopPrediction]:

@@ -1,9 +1,9 @@
 """Keep freed memory in the process while training.
 
 A step frees its activations and the next one asks for the same sizes again. glibc gives blocks of
-that size back to the system in between; faulting the pages in once more was 13 % (batch 64) to a third
-(batch 128) of a ds-cnn step's CPU time, while the peak stays the same. Elsewhere than on glibc
-nothing is changed.
+that size back to the system in between; faulting the pages in once more was 13 % (batch 64) to a
+third (batch 128) of a ds-cnn step's CPU time, while the peak stays the same. Elsewhere than on
+glibc nothing is changed.
 """
 
 from __future__ import annotations

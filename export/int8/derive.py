@@ -68,17 +68,14 @@ def windows(graph: Graph, op: Conv2D | DepthwiseConv2D | Pool2D) -> tuple[Window
 
 
 def is_per_tensor_fc(graph: Graph, op: Layer) -> bool:
-    """FULLY_CONNECTED with one weight scale has a formula of its own (quantisation, 1.2)."""
+    """FULLY_CONNECTED with one weight scale: an older kernel, which checks the bias scale."""
     return isinstance(op, FullyConnected) and len(graph.tensor(op.weight).scales) == 1
 
 
 def layer_reals(graph: Graph, op: Layer) -> fp.F64:
     """Real multipliers of a layer with weights: one for all, or one per output channel."""
-    s_in, s_out = graph.tensor(op.x).scale, graph.tensor(op.out).scale
-    weight = graph.tensor(op.weight)
-    if is_per_tensor_fc(graph, op):
-        return np.asarray(fp.fully_connected_real(s_in, weight.scale, s_out))
-    return fp.conv_real(s_in, weight.scales, s_out)
+    x, weight, out = (graph.tensor(t) for t in (op.x, op.weight, op.out))
+    return fp.conv_real(x.scale, weight.scales, out.scale)
 
 
 def layer_bounds(graph: Graph, op: Layer) -> fp.I64:
@@ -96,10 +93,4 @@ def layer_bounds(graph: Graph, op: Layer) -> fp.I64:
 def binary_reals(graph: Graph, op: Binary) -> tuple[float, ...]:
     """MUL's one real multiplier, or ADD's and SUB's three: of a, of b, of the result."""
     scales = (graph.tensor(op.a).scale, graph.tensor(op.b).scale, graph.tensor(op.out).scale)
-    match op.kind:
-        case BinaryKind.ADD:
-            return fp.add_reals(*scales)
-        case BinaryKind.SUB:
-            return fp.sub_reals(*scales)
-        case BinaryKind.MUL:
-            return (fp.mul_real(*scales),)
+    return (fp.mul_real(*scales),) if op.kind is BinaryKind.MUL else fp.add_reals(*scales)

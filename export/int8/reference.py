@@ -206,7 +206,7 @@ def unary_table(graph: Graph, op: Unary) -> I8:
             return kernels.leaky_relu(
                 every,
                 x_zero=x.zero_point,
-                of_positive=fp.requant_of(fp.relu_real(x.scale, out.scale)),
+                of_positive=fp.requant_of(fp.rescale_real(x.scale, out.scale)),
                 of_negative=fp.requant_of(fp.leaky_relu_real(x.scale, op.alpha, out.scale)),
                 out_zero=out.zero_point,
             )
@@ -214,7 +214,7 @@ def unary_table(graph: Graph, op: Unary) -> I8:
             return kernels.requantize(
                 every,
                 x_zero=x.zero_point,
-                requant=fp.requant_of(fp.relu_real(x.scale, out.scale)),
+                requant=fp.requant_of(fp.rescale_real(x.scale, out.scale)),
                 out_zero=out.zero_point,
                 limits=(out.zero_point, 127),
             )

@@ -3,9 +3,10 @@
 The only place where a scale becomes a multiplier (quantisation, 1.2 to 1.4). Everything is
 vectorised over int64, in which every intermediate value of the int32 kernels fits.
 
-Scales are float32 values held in Python floats. Which products are formed in float64 and which
-are rounded to float32 first decides bits; each `*_requant` function follows the TFLM function
-that its docstring names. A shift is TFLM's: left is positive, value = multiplier * 2^(shift-31).
+Scales are float32 values held in Python floats. Their products and quotients are formed in double,
+left to right, as the machine code of the pinned tflite_micro does for every operation (sources
+that round a product to float32 first give other bits in rare ties); the bounds of activations are
+divided in float32. A shift is TFLM's: left is positive, value = multiplier * 2^(shift-31).
 """
 
 from __future__ import annotations
@@ -149,34 +150,19 @@ def activation_range(
 
 def quantize_bound(real: float, scale: float, zero_point: int) -> int:
     """`real` as q, not limited to int8; TFLM's prepare fails where it leaves int32."""
-    steps = float(_f32_div(real, scale))
+    with np.errstate(over="ignore"):
+        steps = float(np.float32(real) / np.float32(scale))
     if abs(steps) > INT32_MAX:
         return int(math.copysign(2**32, steps))
     return zero_point + int(round_half_away(steps))
-
-
-def product_f32(a: float, b: float) -> float:
-    """a * b rounded to float32: the scale of a bias, and a per-tensor layer's accumulator."""
-    return float(_f32_mul(a, b))
-
-
-@np.errstate(over="ignore", under="ignore", invalid="ignore")
-def _f32_mul(a: float, b: float) -> np.float32:
-    return np.float32(a) * np.float32(b)
-
-
-@np.errstate(over="ignore", under="ignore", invalid="ignore")
-def _f32_div(a: float | np.float32, b: float | np.float32) -> np.float32:
-    return np.float32(a) / np.float32(b)
 
 
 # ------------------------------------------------ scales to real multipliers, one row an op (1.2)
 
 
 def conv_real(s_in: float, s_weight: Sequence[float], s_out: float) -> F64:
-    """CONV_2D, DEPTHWISE_CONV_2D and per-channel FULLY_CONNECTED, one per output channel.
+    """CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED: one factor for each weight scale.
 
-    double(s_in) * double(s_w[c]) / double(s_out), left to right:
     `PopulateConvolutionQuantizationParams`, kernels/kernel_util.cc.
     """
     real: F64 = np.float64(s_in) * np.asarray(s_weight, np.float64) / np.float64(s_out)
@@ -184,54 +170,35 @@ def conv_real(s_in: float, s_weight: Sequence[float], s_out: float) -> F64:
 
 
 def fully_connected_real(s_in: float, s_weight: float, s_out: float) -> float:
-    """FULLY_CONNECTED with one weight scale: the product is rounded to float32 first.
-
-    `GetQuantizedConvolutionMultipler`, kernels/kernel_util.cc.
-    """
-    return product_f32(s_in, s_weight) / s_out
+    """FULLY_CONNECTED with one weight scale: `GetQuantizedConvolutionMultipler`, kernel_util.cc."""
+    return s_in * s_weight / s_out
 
 
 def mul_real(s_a: float, s_b: float, s_out: float) -> float:
-    """MUL, in double: mk/mul_common.cc."""
+    """MUL: mk/mul_common.cc."""
     return s_a * s_b / s_out
 
 
 def rescale_real(s_in: float, s_out: float) -> float:
-    """QUANTIZE int8 to int8, and MEAN before its division: in double."""
+    """QUANTIZE int8 to int8, RELU, LEAKY_RELU's positive side, and MEAN before its division."""
     return s_in / s_out
-
-
-def add_reals(s_a: float, s_b: float, s_out: float) -> tuple[float, float, float]:
-    """ADD: factors of a, b and the sum, in double; all must be < 1. mk/add_common.cc."""
-    twice = 2.0 * max(s_a, s_b)
-    return s_a / twice, s_b / twice, twice / (2.0**ADD_LEFT_SHIFT * s_out)
-
-
-def sub_reals(s_a: float, s_b: float, s_out: float) -> tuple[float, float, float]:
-    """SUB: ADD's three factors, computed in float32 and then widened. mk/sub_common.cc."""
-    twice = _f32_mul(2.0, max(s_a, s_b))
-    last = _f32_div(twice, _f32_mul(2.0**ADD_LEFT_SHIFT, s_out))
-    return float(_f32_div(s_a, twice)), float(_f32_div(s_b, twice)), float(last)
-
-
-def relu_real(s_in: float, s_out: float) -> float:
-    """RELU as an op of its own, and LEAKY_RELU's positive side: mk/activations_common.cc."""
-    return float(_f32_div(s_in, s_out))
 
 
 def leaky_relu_real(s_in: float, alpha: float, s_out: float) -> float:
     """LEAKY_RELU's negative side: mk/leaky_relu_common.cc."""
-    return float(_f32_div(_f32_mul(s_in, alpha), s_out))
+    return s_in * alpha / s_out
+
+
+def add_reals(s_a: float, s_b: float, s_out: float) -> tuple[float, float, float]:
+    """ADD and SUB: factors of a, b and the result; all must be < 1. mk/add_common.cc."""
+    twice = 2.0 * max(s_a, s_b)
+    return s_a / twice, s_b / twice, twice / (2.0**ADD_LEFT_SHIFT * s_out)
 
 
 def hard_swish_reals(s_in: float, s_out: float) -> tuple[float, float]:
-    """HARD_SWISH: factors of the output and of the inner relu, float32. mk/hard_swish_common.cc."""
-    high_resolution = _f32_mul(s_in, 1.0 / 128.0)
-    relu_scale = _f32_div(3.0, 32768.0)
-    return (
-        float(_f32_div(high_resolution, s_out)),
-        float(_f32_div(high_resolution, relu_scale)),
-    )
+    """HARD_SWISH: factors of the output and of the inner relu. mk/hard_swish_common.cc."""
+    high_resolution = s_in / 128.0
+    return high_resolution / s_out, high_resolution / (3.0 / 32768.0)
 
 
 def gate_real(s_in: float) -> float:

@@ -1,7 +1,6 @@
 """One tiny run, made once by the real command and copied for each test."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,13 @@ TRAIN = ("--data", "npz:tiny.npz", "--width", ".5", "--epochs", "6", "--batch-si
 
 
 @pytest.fixture(scope="session")
-def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Done]]:
+def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """(working folder with tiny.npz and runs/tiny, what `ndtool run` said)."""
     folder = tmp_path_factory.mktemp("chain")
     write_npz(folder / "tiny.npz")
     done = ndtool("run", *TRAIN, "--max-drop", "20", "--calib", "50", cwd=folder)
     assert done.code == 0, done.err
-    yield folder, done
+    return folder, done
 
 
 @pytest.fixture

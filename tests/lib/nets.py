@@ -45,9 +45,11 @@ def se_spec(*, size_px: int = 7, channels: int = 3, classes: int = CLASSES) -> A
 
 def contract_of(spec: ArchSpec) -> Contract:
     """A unit-normalised contract of the spec's input."""
-    color = "RGB" if spec.in_channels == 3 else "GRAY"
     pixels = InputSpec(
-        height=spec.height_px, width=spec.width_px, channels=spec.in_channels, color=color
+        height=spec.height_px,
+        width=spec.width_px,
+        channels=spec.in_channels,
+        color="RGB" if spec.in_channels == 3 else "GRAY",
     )
     labels = tuple(f"class {k}" for k in range(spec.classes))
     return Contract(

@@ -111,7 +111,8 @@ def slow_step(
             if options.surgery and (g_t @ g_s).item() < 0:
                 g_t = g_t - (g_t @ g_s) / (g_s @ g_s) * g_s
                 assert abs((g_t @ g_s).item()) <= 1e-4 * (g_s @ g_s).item()
-            parts = (g_t + g_s).split([grads[n].numel() for n in names]) if names else []
+            sizes = [grads[n].numel() for n in names]
+            parts = torch.split(g_t + g_s, sizes) if names else ()
             for name, part in zip(names, parts, strict=True):
                 grads[name] = part.view_as(grads[name])
         for name, tensor in own.items():

@@ -301,6 +301,32 @@ def test_squeeze_and_excite_with_linear_layers() -> None:
     assert kinds(graph) == ["Mean", "FullyConnected", "Reshape", "mul"]
 
 
+def test_a_mean_that_others_read_keeps_its_dimensions() -> None:
+    nodes = [
+        node("GlobalAveragePool", "x", "p"),
+        node("Flatten", "p", "f"),
+        node("Gemm", "f m", "g"),
+        node("Unsqueeze", "g axes", "u"),
+        node("Add", "u p", "y"),
+    ]
+    constants = {"m": RNG.normal(0, 1, (3, 3)), "axes": np.array([2, 3])}
+    graph = agree(model(nodes, constants))
+    assert kinds(graph) == ["Mean", "FullyConnected", "Reshape", "add"]
+    assert graph.tensors["p"].shape == (1, 1, 1, 3)
+
+
+def test_a_flattened_pixel_that_others_read_stays() -> None:
+    nodes = [
+        node("Conv", "x w", "c"),
+        node("Flatten", "c", "f"),
+        node("Gemm", "f m", "g"),
+        node("Add", "f g", "y"),
+    ]
+    constants = {"w": RNG.normal(0, 0.1, (4, 3, 8, 8)), "m": RNG.normal(0, 1, (4, 4))}
+    graph = agree(model(nodes, constants))
+    assert kinds(graph) == ["Conv", "Reshape", "FullyConnected", "add"]
+
+
 def test_a_vector_of_one_pixel_is_read_by_the_linear_layer_as_it_is() -> None:
     nodes = [
         node("Conv", "x w", "c"),  # 8 x 8 kernel: one pixel is left

@@ -107,6 +107,14 @@ def test_unsupported(name: str) -> None:
     assert words in caught.value.what
 
 
+def test_softmax_of_an_old_opset_joins_all_axes_from_its_own() -> None:
+    """Before opset 13 axis 1 of an image meant channels and pixels together."""
+    nodes = [node("Softmax", "x", "y", axis=1)]
+    read_onnx(model(nodes, opset=13), where="m.onnx")
+    with pytest.raises(UnsupportedError, match="another axis"):
+        read_onnx(model(nodes, opset=12), where="m.onnx")
+
+
 MALFORMED: dict[str, tuple[list[onnx.NodeProto], str]] = {
     "not computed": ([node("Relu", "nowhere", "y")], "nowhere is not computed yet"),
     "out of order": ([node("Relu", "c", "y"), CONV], "c is not computed yet"),

@@ -635,6 +635,47 @@ def test_rule_10_a_tiny_sum_is_widened_and_a_lost_operand_named() -> None:
     assert any("10000 times smaller" in text for text in made.warnings)
 
 
+@pytest.mark.parametrize(
+    ("kind", "alpha", "x_range", "out_range"),
+    [
+        (UnaryKind.LEAKY_RELU, 1e6, (-1.0, 1.0), (-1.0, 1.0)),
+        (UnaryKind.RELU, 0.0, (-1e6, 1e6), (0.0, 1.0)),
+        (UnaryKind.HARD_SWISH, 0.0, (-1e-8, 1e-8), (-1e-8, 1e-8)),
+        (UnaryKind.HARD_SWISH, 0.0, (-1.0, 1.0), (-0.375, 1e5)),
+        (UnaryKind.LOGISTIC, 0.0, (-1e-25, 1e-25), (0.0, 1.0)),
+        (UnaryKind.TANH, 0.0, (-1e-25, 1e-25), (-1.0, 1.0)),
+    ],
+)
+def test_scales_far_apart_are_brought_within_reach(kind, alpha, x_range, out_range) -> None:
+    """`convert` verifies its graph; a multiplier out of reach would be refused there."""
+    m = Maker()
+    size = min(1.0, x_range[1])  # weights that can give this range
+    x = m.conv(m.input(1, 4, 4, 1), 2, weight=np.full((2, 3, 3, 1), size), bias=np.zeros(2))
+    out = m.unary(kind, x, alpha)
+    made = converted(m.graph(), **{x: x_range, out: out_range})
+    assert any("is widened" in text for text in made.warnings)
+
+
+@pytest.mark.parametrize("act", [Fused.RELU6, Fused.CLIP_N1_1])
+def test_a_clamp_has_a_place_on_a_tiny_scale(act: Fused) -> None:
+    m = Maker()
+    out = m.conv(m.input(1, 4, 4, 1), 2, act=act)
+    made = converted(m.graph(), **{out: (0.0, 1e-8)})
+    assert by_name(made)[out].scale == 2.0**-28
+
+
+def test_a_scale_that_is_raised_late_reaches_what_was_looked_at_before() -> None:
+    m = Maker()
+    x = m.conv(m.input(1, 4, 4, 1), 2)
+    mean = m.mean(x, keep_dims=False)
+    wide = m.unary(UnaryKind.HARD_SWISH, x)
+    graph = m.graph(mean, wide)
+    made = converted(graph, **{x: (-1.0, 1.0), mean: (-1e-4, 1e-4), wide: (-0.375, 1e7)})
+    tensors = by_name(made)
+    assert tensors[x].scale > tensors[wide].scale / 512 * 0.999
+    assert tensors[x].scale / tensors[mean].scale < 2**15
+
+
 def test_a_fixed_output_cannot_be_widened_but_is_refused() -> None:
     m = Maker()
     x = m.input(1, 4, 4, 1)

@@ -11,7 +11,17 @@ from tflm import TflmError, run_tflm
 
 from ndtool.errors import InputError
 from ndtool.export.int8 import spec
-from ndtool.export.int8.ir import Graph, Softmax, op_name
+from ndtool.export.int8.ir import (
+    Activation,
+    Conv2D,
+    FullyConnected,
+    Graph,
+    PaddingKind,
+    Softmax,
+    Unary,
+    UnaryKind,
+    op_name,
+)
 from ndtool.export.int8.reference import run_graph, run_tensors
 from ndtool.export.tflite.lint import MAX_SAFE_SOFTMAX
 from ndtool.export.tflite.reader import read_tflite
@@ -83,6 +93,89 @@ def single_rounding(x: fp.I64, requant: fp.Requant) -> fp.I64:
 def test_single_rounding_would_be_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "mbqm", single_rounding)
     assert any(differing(random_graph(name, n), n) for n in range(FAST_CASES))
+
+
+def f32(value: float) -> float:
+    return float(np.float32(value))
+
+
+def near_tie(name: str, number: int) -> Graph:
+    """A case whose scales give ties, so that the last bit of a real multiplier shows."""
+    rng = np.random.default_rng([21, number])
+    b, (s_in, s_w) = single_op.Builder(), (f32(10 ** rng.uniform(-3, 0)) for _ in range(2))
+    half = int(rng.integers(1, 100)) + 0.5
+    if name == "FULLY_CONNECTED":  # biases at ties; a step there is 2^-17 of an output step
+        s_out, channels = f32(s_in * s_w * 2 ** rng.uniform(17, 20)), 64
+        bias = np.round((rng.integers(-100, 100, channels) + 0.5) / (s_in * s_w / s_out))
+        x = b.activation((1, 1), (s_in, 0))
+        op = FullyConnected(
+            x=x,
+            weight=b.int8(np.zeros((channels, 1)), [s_w]),
+            bias=b.int32(bias + rng.integers(-8, 9, channels), [s_in * s_w]),
+            out=b.activation((1, channels), (s_out, 0)),
+            act=Activation.NONE,
+            keep_num_dims=False,
+        )
+        return b.graph(op, x)
+    if name == "RELU6 clamp":  # of a convolution
+        s_out = np.float32(6 / half)
+        s_out = f32(np.nextafter(s_out, np.float32(rng.integers(0, 2) * 9)))
+        x = b.activation((1, 1, 1, 1), (s_out, 0))
+        op = Conv2D(
+            x=x,
+            weight=b.int8(np.full((1, 1, 1, 1), 127), [1.0]),
+            bias=b.int32([0]),
+            out=b.activation((1, 1, 1, 1), (s_out, 0)),
+            stride=(1, 1),
+            dilation=(1, 1),
+            padding=PaddingKind.SAME,
+            act=Activation.RELU6,
+        )
+        return b.graph(op, x)
+    alpha = f32(rng.uniform(-1.5, 1.5)) if name == "LEAKY_RELU" else 0.0
+    factor = s_in * abs(alpha or 1.0)
+    x = b.activation((1, 256), (s_in, 127 if alpha else -128))
+    out = b.activation((1, 256), (factor * int(rng.integers(1, 255)) / half, 0))
+    return b.graph(Unary(kind=UnaryKind(name), x=x, out=out, alpha=alpha), x)
+
+
+def divided(a: float, b: float) -> float:
+    return float(np.float32(a) / np.float32(b))
+
+
+# the same products with one more rounding, as TFLM's older sources have them
+OTHER_PRECISION = {
+    "FULLY_CONNECTED": ("conv_real", lambda a, b, c: np.array([f32(a * b[0]) / c])),
+    "RELU": ("rescale_real", divided),
+    "QUANTIZE": ("rescale_real", divided),
+    "LEAKY_RELU": ("leaky_relu_real", lambda a, alpha, c: divided(f32(a * alpha), c)),
+    "RELU6 clamp": ("quantize_bound", lambda v, s, z: z + int(fp.round_half_away(v / s))),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_PRECISION)
+def test_real_multipliers_have_the_oracles_precision(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [near_tie(name, number) for number in range(80)]
+    assert sum(differing(graph, n) for n, graph in enumerate(cases)) == 0
+    monkeypatch.setattr(fp, *OTHER_PRECISION[name])
+    assert sum(differing(graph, n) for n, graph in enumerate(cases)) > 0
+
+
+@pytest.mark.parametrize(
+    ("x", "out"),
+    [
+        ((0.0014735099393874407, 0), (0.000614628370385617, 0)),
+        ((0.012246177531778812, 87), (0.004844186827540398, 107)),
+    ],
+)
+def test_hard_swish_divides_in_double(x: tuple[float, int], out: tuple[float, int]) -> None:
+    """A quotient rounded to float32 first gives another 16-bit multiplier here."""
+    b = single_op.Builder()
+    entry = b.activation((1, 256), x)
+    op = Unary(kind=UnaryKind.HARD_SWISH, x=entry, out=b.activation((1, 256), out))
+    assert differing(b.graph(op, entry), 0) == 0
 
 
 @pytest.mark.parametrize("name", single_op.CASES)
