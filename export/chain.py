@@ -239,7 +239,7 @@ def int8_stage(run: RunDir, options: ExportOptions, *, force: bool) -> tuple[Fin
     contract = run.contract()
 
     def work() -> StageOutput:
-        data = _convert(run, options)
+        data = convert_run(run, options)
         findings = lint(data, contract, converter=options.converter)
         errors = [f for f in findings if f.severity is Severity.ERROR]
         if errors:
@@ -263,7 +263,8 @@ def int8_stage(run: RunDir, options: ExportOptions, *, force: bool) -> tuple[Fin
     return tuple(lint((run / TFLITE).read_bytes(), contract, converter=options.converter))
 
 
-def _convert(run: RunDir, options: ExportOptions) -> bytes:
+def convert_run(run: RunDir, options: ExportOptions) -> bytes:
+    """The int8 file of the run's ONNX by the chosen converter; writes nothing."""
     graph = read_onnx((run / ONNX).read_bytes(), where=ONNX)
     contract = run.contract()
     match options.converter:

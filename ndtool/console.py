@@ -24,26 +24,26 @@ _HIDDEN: Final = re.compile(
 
 def visible(text: str) -> str:
     """Foreign text made safe for a terminal and a log: controls escaped, at most 200 characters."""
-
-    def escape(match: re.Match[str]) -> str:
-        code = ord(match[0])
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-    shown = _HIDDEN.sub(escape, text)
+    shown = visible_line(text)
     if len(shown) > MAX_VISIBLE:
         half = (MAX_VISIBLE - 3) // 2
         shown = f"{shown[:half]}...{shown[-half:]}"
     return shown
 
 
+def visible_line(text: str) -> str:
+    """`visible` without the length limit: our own sentences around foreign names."""
+
+    def escape(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+    return _HIDDEN.sub(escape, text)
+
+
 def error_line(error: NdError) -> str:
     """`ndtool: error: WHAT (WHERE); REMEDY [CODE]` on one line."""
     return f"ndtool: error: {visible_line(str(error))}"
-
-
-def visible_line(text: str) -> str:
-    """`visible` without the length limit: our own sentences around foreign names."""
-    return _HIDDEN.sub(lambda m: f"\\x{ord(m[0]):02x}", text)
 
 
 @dataclass

@@ -7,10 +7,12 @@ import nets
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from ndtool.data.types import Augment
 from ndtool.options import TRAIN
 from ndtool.training import loop
-from ndtool.training.augment import Normalizer
+from ndtool.training.augment import Draws, Normalizer
 from ndtool.training.loop import (
     HISTORY_COLUMNS,
     Arrays,
@@ -138,3 +140,21 @@ def test_a_score_of_zero_is_still_a_best(monkeypatch: pytest.MonkeyPatch) -> Non
     state, calls = run_fit(monkeypatch, [0.0, 0.0], Recipe.PLAIN)
     assert calls == [(1, True), (2, False)]
     assert state.best_epoch == 1
+
+
+def test_each_epoch_has_its_own_order_of_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    real = loop.augment_batch
+
+    def noted(images: Tensor, index: Tensor, augment: Augment, draws: Draws) -> Tensor:
+        seen.extend(index.tolist())
+        return real(images, index, augment, draws)
+
+    monkeypatch.setattr(loop, "augment_batch", noted)
+    run_fit(monkeypatch, [0.1, 0.2], Recipe.PLAIN)  # 17 samples, batches of 8
+    first, second = seen[:16], seen[16:]
+    assert len(set(first)) == len(set(second)) == 16
+    assert first != second
+    seen.clear()
+    run_fit(monkeypatch, [0.1, 0.2], Recipe.NETDISTILLER)
+    assert seen == [*first, *second]  # rows of one seed see the same data in the same order

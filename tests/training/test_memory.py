@@ -25,7 +25,9 @@ def resident():
 
 with kept_memory():
     first = faults()
-    again = max(faults() for _ in range(3))
+    for _ in range(20):  # until the gaps between blocks fit the next one
+        faults()
+    again = max(faults() for _ in range(5))
     inside = resident()
 print(first, again, inside - resident())
 """
@@ -39,7 +41,7 @@ def test_freed_blocks_are_used_again_inside_and_given_back_after() -> None:
     )
     first, again, given_back = map(int, done.stdout.split())
     assert again < first / 10  # also with huge pages, where `first` is small
-    assert given_back > 16 * 1024 * 1024
+    assert given_back > 30 * 1024 * 1024
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
