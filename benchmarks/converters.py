@@ -55,9 +55,7 @@ def compare(name: str) -> dict[str, object]:
     for converter in (Converter.NATIVE, Converter.TENSORFLOW):
         data = convert_run(run, ExportOptions(int8=True, converter=converter))
         graphs[converter] = read_tflite(data)
-        result = run_int8(
-            data, x, runtime=Runtime.TFLM, workers=0, progress=lambda _: None
-        )
+        result = run_int8(data, x, runtime=Runtime.TFLM, workers=0, progress=lambda _: None)
         predictions[converter] = predicted_class(result.outputs)
     native, other = (constants(graphs[c]) for c in (Converter.NATIVE, Converter.TENSORFLOW))
     same_layers = len(native) == len(other)

@@ -379,6 +379,6 @@ def _cannot_run(what: str, log: Path) -> UnsupportedError:
     return UnsupportedError(
         f"{what}: {last_lines(log, LOG_LINES)}",
         where="int8 model",
-        remedy="convert the model again, or try another --runtime",
+        remedy="for an old runtime export with --fc per-tensor, or try another --runtime",
         code="runner.cannot-run",
     )

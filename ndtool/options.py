@@ -44,7 +44,7 @@ class TrainOptions:
     bad_files: str = "stop"  # or skip
     max_pixels: int = 64 * 1024 * 1024
     seed: int = 0
-    threads: int = 0  # 0: all cores, at most 2 measured useful; recorded in the checkpoint
+    threads: int = 0  # 0: the cores, at most 4; recorded in the checkpoint
     device: str = "auto"  # auto, cpu, cuda, cuda:N
 
 

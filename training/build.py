@@ -17,31 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndtool.arch import INPUT, Act, ArchSpec, Layer, LayerOp, lower, same_padding
+from ndtool.arch import INPUT, Act, ArchSpec, Layer, LayerOp, lower, same_padding, tensor_shapes
 from ndtool.errors import InputError
 
 BN_MOMENTUM: Final = 0.1  # share of the newest batch in the running statistics (1.8)
 BN_PARAMETERS: Final = ("bn.weight", "bn.bias")
 BN_STATISTICS: Final = ("bn.running_mean", "bn.running_var")
 LINEAR_STD: Final = 0.02
-
-
-def layer_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    """Shapes of one layer's tensors by full name, in the order of `Layer`'s docstring."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    if layer.weight_shape:
-        shapes[f"{layer.name}.weight"] = layer.weight_shape
-    if layer.bias:
-        shapes[f"{layer.name}.bias"] = (layer.c_out,)
-    if layer.bn:
-        names = (*BN_PARAMETERS, *BN_STATISTICS)
-        shapes |= {f"{layer.name}.{name}": (layer.c_out,) for name in names}
-    return shapes
-
-
-def tensor_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors of a network by name, in execution order."""
-    return {name: shape for layer in layers for name, shape in layer_shapes(layer).items()}
 
 
 def is_statistic(name: str) -> bool:

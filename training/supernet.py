@@ -20,14 +20,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ndtool.arch import ArchSpec, Layer, expand, lower
+from ndtool.arch import ArchSpec, Layer, expand, lower, tensor_shapes
 from ndtool.training.build import (
     BN_PARAMETERS,
     BN_STATISTICS,
     bind,
     draw_tensors,
     forward,
-    tensor_shapes,
 )
 
 Shape = tuple[int, ...]

@@ -1,7 +1,6 @@
 """A small int8 network with most operations, without a lint finding: (1, 8, 8, 3) to 5 logits."""
 
 import numpy as np
-
 from single_op import Builder, f32
 
 from ndtool.export.int8.ir import (
