@@ -23,10 +23,11 @@ from ndtool.arch import (
     count_parameters,
     expand,
     lower,
+    tensor_shapes,
 )
 from ndtool.errors import InputError
 from ndtool.models import make_spec
-from ndtool.training.build import Network, bind, draw_tensors, forward, tensor_shapes
+from ndtool.training.build import Network, bind, draw_tensors, forward
 
 F64 = NDArray[np.float64]
 FLOAT32 = 2e-5  # float32 against float64 over a dozen layers of values near 1

@@ -4,9 +4,9 @@ import nets
 import pytest
 import torch
 
-from ndtool.arch import ArchSpec, count_parameters, expand, lower
+from ndtool.arch import ArchSpec, count_parameters, expand, lower, tensor_shapes
 from ndtool.models import make_spec
-from ndtool.training.build import Network, tensor_shapes
+from ndtool.training.build import Network
 from ndtool.training.supernet import Supernet, plan_layout
 
 SPECS = [
