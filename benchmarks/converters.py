@@ -53,7 +53,7 @@ def compare(name: str) -> dict[str, object]:
     x = quantize_pixels(images.images, contract)
     graphs, predictions = {}, {}
     for converter in (Converter.NATIVE, Converter.TENSORFLOW):
-        data = convert_run(run, ExportOptions(int8=True, converter=converter))
+        data = convert_run(run, ExportOptions(int8=True, converter=converter)).data
         graphs[converter] = read_tflite(data)
         result = run_int8(data, x, runtime=Runtime.TFLM, workers=0, progress=lambda _: None)
         predictions[converter] = predicted_class(result.outputs)

@@ -14,27 +14,31 @@ import numpy as np
 
 from ndtool import console
 from ndtool.arch import count_macs, count_parameters
-from ndtool.contract import load_contract
+from ndtool.console import visible
+from ndtool.contract import Contract, load_contract
 from ndtool.data import open_source
 from ndtool.data.types import DataOptions, Split
-from ndtool.errors import ConfigError, GateError, InputError, require
+from ndtool.errors import ContractError, InputError, UnsupportedError, require
 from ndtool.export.graph.from_onnx import read_onnx
+from ndtool.export.graph.ir import FloatGraph
 from ndtool.export.graph.names import tensor_names
 from ndtool.export.graph.to_onnx import write_onnx
 from ndtool.export.hops import (
-    data_sha256,
+    data_row,
     evaluation_set,
     hop_figures,
     hop_rows,
     open_run_data,
     predict_hops,
+    present_data,
+    require_labels,
     rows_of_figures,
     store_predictions,
 )
 from ndtool.export.layers import layers_csv
 from ndtool.export.ranges import load_ranges, measure_ranges, ranges_text
 from ndtool.export.runners import choose_runtime
-from ndtool.export.student import load_student
+from ndtool.export.student import load_student, load_student_spec
 from ndtool.export.tflite.lint import Finding, Severity, lint
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.gates.hops import HopRow
@@ -58,11 +62,11 @@ from ndtool.rundir import (
     json_text,
     read_bounded,
     run_stage,
+    sha256_bytes,
 )
 from ndtool.types import Converter, Part
 
 MAX_ONNX_BYTES: Final = 512 * 1024 * 1024
-_TFLITE_REMEDY: Final = "report the file: the converter must never write this"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +78,12 @@ class ExportResult:
 
 
 def export_run(run: RunDir, options: ExportOptions, *, force: bool) -> ExportResult:
-    """All stages of `ndtool export`; without `int8` it stops at ONNX."""
+    """All stages of `ndtool export`; without `int8` it stops at ONNX.
+
+    Raises:
+        InputError: the training is not finished.
+    """
+    data_row(run)
     if "import" not in run.manifest().stages:
         extract(run, force=force)
         write_onnx_stage(run, force=force)
@@ -102,10 +111,15 @@ def extract(run: RunDir, *, force: bool) -> None:
             )
         console.info("extract: no train/ here, the student is taken as it is")
         return
-    require("torch")
-    from ndtool.export.extract import extract_stage
+    key = StageKey(stage="extract", version=1, options={}, files=(BEST, CONTRACT))
 
-    extract_stage(run, force=force)
+    def work() -> StageOutput:
+        require("torch")
+        from ndtool.export.extract import extract_student
+
+        return extract_student(run)
+
+    run_stage(run, key, work, force=force, packages=("torch", "safetensors", "numpy"))
 
 
 def import_onnx(
@@ -114,35 +128,32 @@ def import_onnx(
     """A run folder around somebody else's ONNX file, its contract and its data.
 
     Raises:
-        InputError, UnsupportedError, ContractError: the file cannot be used; nothing is written.
+        InputError, UnsupportedError, ContractError: the file cannot be used, or `out` holds
+            something else; nothing is written.
     """
     contract = load_contract(contract_path)
-    data = _read_onnx_file(path)
-    graph = read_onnx(data, where=str(path))
-    shape = graph.tensors[graph.inputs[0]].shape
-    spec = contract.input
-    if shape != (1, spec.height, spec.width, spec.channels):
-        raise InputError(
-            f"the model's input is {shape[1]}x{shape[2]}x{shape[3]}, the contract's"
-            f" {spec.height}x{spec.width}x{spec.channels}",
-            where=str(path),
-            remedy=f"mend {contract_path}",
-            code="contract.shape",
-        )
+    data = read_bounded(path, MAX_ONNX_BYTES)
+    graph = read_onnx(data, where=visible(str(path)))
+    _require_fit(graph, contract, path, contract_path)
     source = open_source(calib_data, DataOptions())
-    if source.info.labels != contract.labels:
-        raise ConfigError(
-            "the data's labels are not the contract's",
-            where=f"--calib-data {calib_data}",
-            remedy="use the data that the model was trained on, or mend the contract",
-            code="data.labels-differ",
-        )
+    require_labels(source.info.labels, contract, where=f"--calib-data {calib_data}")
     run = RunDir(out)
+    if out.exists() and "import" not in run.manifest().stages and any(out.iterdir()):
+        raise InputError(
+            "the folder holds something else than an imported ONNX file",
+            where=visible(str(out)),
+            remedy="name a new folder with --out",
+            code="run.not-import",
+        )
     key = StageKey(
         stage="import",
         version=1,
-        options={"data": calib_data, "onnx": path.name},
-        sources={"data": source_sha256(source), "contract": contract.sha256()},
+        options={"data": calib_data},
+        sources={
+            "data": source_sha256(source),
+            "contract": contract.sha256(),
+            "onnx": sha256_bytes(data),
+        },
     )
 
     def work() -> StageOutput:
@@ -151,32 +162,43 @@ def import_onnx(
             run.write_text(CONTRACT, contract.to_file_text()),
             run.write_bytes(LABELS, labels.encode("utf-8", "surrogateescape")),
             run.write_bytes(ONNX, data),
-            run.write_text(TENSORS, json_text(tensor_names(graph, None))),
         )
-        return StageOutput(files=names)
+        return StageOutput(files=names, figures={"contract_sha256": contract.sha256()})
 
-    run_stage(run, key, work, force=force)
+    with run.lock():
+        run_stage(run, key, work, force=force, packages=("onnx", "numpy"))
     return run
 
 
-def _read_onnx_file(path: Path) -> bytes:
-    return read_bounded(path, MAX_ONNX_BYTES)
+def _require_fit(graph: FloatGraph, contract: Contract, path: Path, contract_path: Path) -> None:
+    """The model's input and output have the contract's shapes; raises ContractError."""
+    spec = contract.input
+    (x,), (y,) = graph.inputs, graph.outputs
+    wanted = (1, spec.height, spec.width, spec.channels)
+    classes = graph.tensors[y].shape[-1]
+    problem = ""
+    if graph.tensors[x].shape != wanted:
+        problem = f"input {graph.tensors[x].shape}, the contract says {wanted}"
+    elif classes != contract.num_classes:
+        problem = f"{classes} outputs, the contract has {contract.num_classes} labels"
+    if problem:
+        raise ContractError(
+            f"the model has {problem}",
+            where=visible(str(path)),
+            remedy=f"mend {visible(str(contract_path))}",
+            code="contract.shape",
+        )
 
 
 def write_onnx_stage(run: RunDir, *, force: bool) -> None:
-    """model.onnx and tensors.json from the student."""
+    """model.onnx from the student."""
     key = StageKey(stage="onnx", version=1, options={}, files=(STUDENT, STUDENT_SPEC, CONTRACT))
 
     def work() -> StageOutput:
         spec, tensors = load_student(run)
-        data = write_onnx(spec, tensors)
-        graph = read_onnx(data, where=ONNX)
-        names = (
-            run.write_bytes(ONNX, data),
-            run.write_text(TENSORS, json_text(tensor_names(graph, spec))),
-        )
+        name = run.write_bytes(ONNX, write_onnx(spec, tensors))
         figures = {"params": count_parameters(spec), "macs": count_macs(spec)}
-        return StageOutput(files=names, figures=figures)
+        return StageOutput(files=(name,), figures=figures)
 
     run_stage(run, key, work, force=force, packages=("onnx", "numpy"))
 
@@ -188,7 +210,7 @@ def ranges_stage(run: RunDir, options: ExportOptions, *, force: bool) -> None:
         version=1,
         options={"calib": options.calib, "seed": options.seed, "method": "min-max"},
         files=(ONNX, CONTRACT),
-        sources=data_sha256(run),
+        sources=present_data(run),
     )
 
     def work() -> StageOutput:
@@ -206,11 +228,7 @@ def ranges_stage(run: RunDir, options: ExportOptions, *, force: bool) -> None:
 
 def calibration_sample(run: RunDir, options: ExportOptions) -> Split:
     """`calib` training images drawn without replacement, in the order of the training part."""
-    source = open_run_data(run)
-    known = data_sha256(run).get("data")
-    if known is not None and source_sha256(source) != known:
-        console.warn("data.changed", "the data is not what it was at training time")
-    train = source.load(Part.TRAIN, run.contract())
+    train = open_run_data(run).load(Part.TRAIN, run.contract())
     count = min(options.calib, len(train))
     if count < options.calib:
         console.warn("export.few-images", f"only {count} training images for the ranges")
@@ -225,10 +243,10 @@ def calibration_sample(run: RunDir, options: ExportOptions) -> Split:
 
 
 def int8_stage(run: RunDir, options: ExportOptions, *, force: bool) -> tuple[Finding, ...]:
-    """model_int8.tflite and layers.csv; the file is linted before it is kept.
+    """model_int8.tflite, tensors.json and layers.csv; the file is linted before it is kept.
 
     Raises:
-        GateError: the lint list found an error; nothing is written.
+        UnsupportedError: the lint list found an error; nothing is written.
     """
     key = StageKey(
         stage="int8",
@@ -239,22 +257,26 @@ def int8_stage(run: RunDir, options: ExportOptions, *, force: bool) -> tuple[Fin
     contract = run.contract()
 
     def work() -> StageOutput:
-        data = convert_run(run, options)
-        findings = lint(data, contract, converter=options.converter)
+        made = convert_run(run, options)
+        findings = lint(made.data, contract, converter=options.converter)
         errors = [f for f in findings if f.severity is Severity.ERROR]
         if errors:
-            raise GateError(
-                f"the int8 file breaks the rule {errors[0].rule}: {errors[0].text}"
-                f"{f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''}",
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            raise UnsupportedError(
+                f"the int8 file would break the rule {errors[0].rule}: {errors[0].text}{more}",
                 where=TFLITE,
-                remedy=_TFLITE_REMEDY,
+                remedy="try the other --converter, and report the ONNX file",
                 code="export.lint",
             )
         names = (
-            run.write_bytes(TFLITE, data),
-            run.write_text(LAYERS, layers_csv(read_tflite(data))),
+            run.write_bytes(TFLITE, made.data),
+            run.write_text(TENSORS, json_text(made.names)),
+            run.write_text(LAYERS, layers_csv(read_tflite(made.data))),
         )
-        return StageOutput(files=names, figures={"tflite_bytes": len(data)})
+        return StageOutput(
+            files=names,
+            figures={"tflite_bytes": len(made.data), "model_sha256": sha256_bytes(made.data)},
+        )
 
     packages = ["numpy", "flatbuffers", "ai-edge-litert"]
     if options.converter is Converter.TENSORFLOW:
@@ -263,7 +285,18 @@ def int8_stage(run: RunDir, options: ExportOptions, *, force: bool) -> tuple[Fin
     return tuple(lint((run / TFLITE).read_bytes(), contract, converter=options.converter))
 
 
-def convert_run(run: RunDir, options: ExportOptions) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8File:
+    """A converted model and the rows of tensors.json (`tflite`, `onnx`, `torch`).
+
+    TensorFlow names its tensors as it likes: their rows have no other names.
+    """
+
+    data: bytes
+    names: list[dict[str, str]]
+
+
+def convert_run(run: RunDir, options: ExportOptions) -> Int8File:
     """The int8 file of the run's ONNX by the chosen converter; writes nothing."""
     graph = read_onnx((run / ONNX).read_bytes(), where=ONNX)
     contract = run.contract()
@@ -272,33 +305,42 @@ def convert_run(run: RunDir, options: ExportOptions) -> bytes:
             from ndtool.export.int8.convert import ConvertOptions, convert
             from ndtool.export.tflite.writer import write_tflite
 
+            pinned = dict.fromkeys(graph.inputs, input_quantization(contract))
             ranges = load_ranges(run / RANGES)
-            made = convert(
-                graph,
-                ranges,
-                ConvertOptions(
-                    fc=options.fc, input=dict.fromkeys(graph.inputs, input_quantization(contract))
-                ),
-            )
+            made = convert(graph, ranges, ConvertOptions(fc=options.fc, input=pinned))
             for text in made.warnings:
                 console.warn("export.convert", text)
-            return write_tflite(made.graph, description="ndtool")
+            spec = load_student_spec(run) if run.has(STUDENT_SPEC) else None
+            known = {row["tflite"]: row for row in tensor_names(graph, spec)}
+            return Int8File(
+                data=write_tflite(made.graph, description="ndtool"),
+                names=[known[source] | {"tflite": name} for name, source in made.names],
+            )
         case Converter.TENSORFLOW:
             from ndtool.export.tensorflow_converter import convert_with_tensorflow
 
             sample = calibration_sample(run, options)
             pixels = normalize_pixels(sample.images, contract)
-            return convert_with_tensorflow(graph, pixels, contract, fc=options.fc)
+            data = convert_with_tensorflow(graph, pixels, contract, fc=options.fc)
+            tensors = read_tflite(data).tensors
+            names = [{"tflite": tensor.name, "onnx": "", "torch": ""} for tensor in tensors]
+            return Int8File(data=data, names=names)
 
 
 def predict_stage(run: RunDir, options: ExportOptions, *, force: bool) -> list[HopRow]:
-    """Every hop's answer to every test image, kept per sample; gives the accuracies."""
+    """Every hop's answer to every test image, kept per sample; gives the accuracies.
+
+    An int8 file that is older than the ONNX file is left out.
+    """
+    fresh = "int8" not in run.stale_stages()
+    if run.has(TFLITE) and not fresh:
+        console.warn("export.int8-stale", "the int8 file is of an older model: export --int8")
     key = StageKey(
         stage="predict",
         version=1,
         options={},
-        files=(STUDENT, ONNX, TFLITE, CONTRACT),
-        sources=data_sha256(run),
+        files=(STUDENT, ONNX, *((TFLITE,) if fresh else ()), CONTRACT),
+        sources=present_data(run),
     )
 
     def work() -> StageOutput:
@@ -306,11 +348,10 @@ def predict_stage(run: RunDir, options: ExportOptions, *, force: bool) -> list[H
         runtime, warning = choose_runtime()
         if warning:
             console.warn("export.reference", warning)
-        hops = predict_hops(run, images, runtime=runtime, workers=options.workers)
+        hops = predict_hops(run, images, runtime=runtime, workers=options.workers, int8=fresh)
+        rows = hop_rows(hops, images.labels)
         names = store_predictions(run, hops, images)
-        return StageOutput(
-            files=tuple(names), figures=hop_figures(hop_rows(hops, images.labels), images)
-        )
+        return StageOutput(files=tuple(names), figures=hop_figures(rows, images))
 
     run_stage(run, key, work, force=force, packages=("torch", "onnxruntime", "tflite-micro"))
     return rows_of_figures(run.manifest().stages["predict"].figures)

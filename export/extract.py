@@ -1,4 +1,4 @@
-"""The student out of the supernet: the only torch user of export, and a stage of its own.
+"""The student out of the supernet: the only torch user of export.
 
 Everything after it works from student.safetensors and student.json without torch.
 """
@@ -16,16 +16,7 @@ from torch import Tensor
 from ndtool.errors import ContractError, MismatchError, require
 from ndtool.export.student import load_student
 from ndtool.quant.pixels import normalize_pixels
-from ndtool.rundir import (
-    BEST,
-    CONTRACT,
-    STUDENT,
-    STUDENT_SPEC,
-    RunDir,
-    StageKey,
-    StageOutput,
-    run_stage,
-)
+from ndtool.rundir import BEST, CONTRACT, STUDENT, STUDENT_SPEC, RunDir, StageOutput
 from ndtool.training import checkpoint
 from ndtool.training.build import Network
 
@@ -35,35 +26,32 @@ PROOF_BATCH: Final = 16  # random images on which the student must equal its sli
 EVAL_BATCH: Final = 64
 
 
-def extract_stage(run: RunDir, *, force: bool) -> None:
+def extract_student(run: RunDir) -> StageOutput:
     """Write the best epoch's student with its own BN statistics, proved equal to its slice.
 
     Raises:
         InputError: a broken checkpoint.
+        ContractError: the checkpoint was trained with another contract than the folder's.
         MismatchError: the student differs from its slice of the supernet.
     """
-    key = StageKey(stage="extract", version=1, options={}, files=(BEST, CONTRACT))
-
-    def work() -> StageOutput:
-        found = checkpoint.load(run / BEST)
-        if found.identity.contract != run.contract():
-            raise ContractError(
-                "the checkpoint was trained with another contract",
-                where=CONTRACT,
-                remedy="use the contract.json that this training wrote",
-                code="contract.differs",
-            )
-        tensors = found.supernet().student_tensors()
-        prove_slice(found, tensors)
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        data = require("safetensors.numpy").save(dict(sorted(arrays.items())))
-        names = (
+    found = checkpoint.load(run / BEST)
+    if found.identity.contract != run.contract():
+        raise ContractError(
+            "the checkpoint was trained with another contract",
+            where=CONTRACT,
+            remedy="use the contract.json that this training wrote",
+            code="contract.differs",
+        )
+    tensors = found.supernet().student_tensors()
+    prove_slice(found, tensors)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    data = require("safetensors.numpy").save(dict(sorted(arrays.items())))
+    return StageOutput(
+        files=(
             run.write_bytes(STUDENT, data),
             run.write_text(STUDENT_SPEC, found.identity.spec.to_json() + "\n"),
         )
-        return StageOutput(files=names)
-
-    run_stage(run, key, work, force=force, packages=("torch", "safetensors", "numpy"))
+    )
 
 
 def prove_slice(found: checkpoint.Checkpoint, tensors: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ where it can run the model itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -15,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndtool import console
+from ndtool.console import visible
 from ndtool.contract import Contract
 from ndtool.data import open_source
 from ndtool.data.types import DataOptions, Source, Split
-from ndtool.errors import InputError
+from ndtool.errors import DataError, InputError
 from ndtool.evaluate import Accuracy, accuracy, agreement, max_abs_difference, predicted_class
 from ndtool.export.predictions import Predictions, load_predictions, save_predictions
 from ndtool.export.runners import run_int8, run_onnx
 from ndtool.gates.hops import HopRow
+from ndtool.prepare import source_sha256
 from ndtool.quant.pixels import quantize_pixels
-from ndtool.rundir import ONNX, PREDICTIONS, STUDENT, TFLITE, RunDir, Value
+from ndtool.rundir import ONNX, PREDICTIONS, STUDENT, TFLITE, RunDir, Value, sha256_file
 from ndtool.types import Hop, Part, Runtime, Sha256
 
 F64 = NDArray[np.float64]
@@ -69,23 +71,43 @@ def open_run_data(run: RunDir, spec: str = "") -> Source:
         labels_file=str(row.get("labels") or ""),
     )
     source = open_source(spec or str(row["data"]), options)
-    labels = run.contract().labels
-    if source.info.labels != labels:
-        raise InputError(
-            f"the data has the labels {', '.join(map(console.visible, source.info.labels))};"
-            f" the contract {', '.join(map(console.visible, labels))}",
-            where=spec or str(row["data"]),
-            remedy="use the data that the run was trained on",
-            code="data.labels-differ",
-        )
+    require_labels(source.info.labels, run.contract(), where=spec or str(row["data"]))
     return source
 
 
-def data_sha256(run: RunDir) -> dict[str, Sha256]:
-    """Hash of the data at training time, for the keys of stages that read it."""
+def require_labels(found: Sequence[str], contract: Contract, *, where: str) -> None:
+    """The data has the contract's classes; sources bring them into the contract's order.
+
+    Raises:
+        DataError: other classes.
+    """
+    if set(found) == set(contract.labels):
+        return
+    missing = sorted(set(contract.labels) - set(found))
+    extra = sorted(set(found) - set(contract.labels))
+    difference = [f"without {', '.join(map(visible, missing))}"] if missing else []
+    difference += [f"with {', '.join(map(visible, extra))} besides"] if extra else []
+    raise DataError(
+        f"the data has other classes than the contract: {' and '.join(difference)}",
+        where=visible(where),
+        remedy="use the data that the model was trained on",
+        code="data.labels-differ",
+    )
+
+
+def present_data(run: RunDir) -> dict[str, Sha256]:
+    """Hash of the run's data as it is now, for the keys of stages that read it.
+
+    Where the data is out of reach it counts as unchanged: what is up to date stays so, and a
+    stage that must run will say what is missing.
+    """
+    try:
+        return {"data": source_sha256(open_run_data(run))}
+    except InputError as problem:
+        console.detail(f"data not looked at: {problem}")
     stages = run.manifest().stages
     for name in ("train", "import"):
-        if name in stages and "data" in stages[name].reads:
+        if name in stages:
             return {"data": stages[name].reads["data"]}
     return {}
 
@@ -96,7 +118,7 @@ def evaluation_set(run: RunDir, spec: str = "") -> Split:
 
 
 def predict_hops(
-    run: RunDir, images: Split, *, runtime: Runtime, workers: int
+    run: RunDir, images: Split, *, runtime: Runtime, workers: int, int8: bool = True
 ) -> list[HopPrediction]:
     """Every hop that the folder has a model for and this machine an engine.
 
@@ -118,7 +140,7 @@ def predict_hops(
             hops.append(_float_hop(Hop.ONNX, "onnxruntime", logits))
         else:
             hops += _stored(run, Hop.ONNX, images, "onnxruntime is not installed")
-    if run.has(TFLITE):
+    if int8 and run.has(TFLITE):
         hops.append(_int8_hop(run, images, contract, runtime=runtime, workers=workers))
     return hops
 
@@ -150,17 +172,13 @@ def _int8_hop(
 
 
 def _stored(run: RunDir, hop: Hop, images: Split, why: str) -> list[HopPrediction]:
+    """The predictions that the predict stage kept, if nothing has changed since."""
     name = f"{PREDICTIONS}/{hop.value}.npz"
-    if not run.has(name):
-        console.warn("check.hop-left-out", f"{hop.value} hop left out: {why}")
+    reason = _not_usable(run, name, STUDENT if hop is Hop.FLOAT else ONNX, images)
+    if reason:
+        console.warn("check.hop-left-out", f"{hop.value} hop left out: {why}, and {reason}")
         return []
     stored = load_predictions(run / name)
-    if stored.ids != images.ids:
-        console.warn(
-            "check.hop-left-out",
-            f"{hop.value} hop left out: {why}, and its stored predictions are of other samples",
-        )
-        return []
     console.warn("check.hop-stored", f"{hop.value} hop not run again: {why}; stored predictions")
     return [
         HopPrediction(
@@ -171,6 +189,21 @@ def _stored(run: RunDir, hop: Hop, images: Split, why: str) -> list[HopPredictio
             predicted=stored.predicted,
         )
     ]
+
+
+def _not_usable(run: RunDir, name: str, model: str, images: Split) -> str:
+    """Why stored predictions do not speak of this model on these images; "" when they do."""
+    manifest = run.manifest()
+    row, kept = manifest.stages.get("predict"), manifest.files.get(name)
+    if row is None or kept is None or not run.has(name) or not run.has(model):
+        return "none are stored"
+    if sha256_file(run / name) != kept.sha256:
+        return "the stored ones were changed"
+    if row.reads.get(model) != sha256_file(run / model):
+        return "the stored ones are of another model"
+    if row.figures.get("eval_sha256") != images.sha256():
+        return "the stored ones are of other images"
+    return ""
 
 
 def hop_rows(hops: list[HopPrediction], labels: I64) -> list[HopRow]:

@@ -8,10 +8,11 @@ from typing import Final
 from ndtool import console
 from ndtool.contract import Contract, load_contract
 from ndtool.data.types import Split
+from ndtool.errors import InputError
 from ndtool.export.codegen.array import ArrayModel, emit_array, marker_name
 from ndtool.export.codegen.project import write_project
 from ndtool.export.firmware import build_array_model
-from ndtool.export.hops import data_sha256, evaluation_set
+from ndtool.export.hops import evaluation_set, present_data
 from ndtool.export.int8.ir import op_name
 from ndtool.options import CodegenOptions
 from ndtool.rundir import (
@@ -31,7 +32,19 @@ PACKAGES: Final = ("jinja2", "tflite-micro", "numpy")
 
 
 def codegen_stage(run: RunDir, options: CodegenOptions, *, force: bool) -> dict[str, Value]:
-    """Write codegen/TEMPLATE of one run; gives its figures."""
+    """Write codegen/TEMPLATE of one run; gives its figures.
+
+    Raises:
+        InputError: there is no int8 file, or it is of an older model than the folder's.
+    """
+    stale = [name for name in run.stale_stages() if not name.startswith(("codegen", "predict"))]
+    if stale or not run.has(TFLITE):
+        raise InputError(
+            f"{stale[0]} is older than what it reads" if stale else "no int8 model",
+            where=str(run / TFLITE),
+            remedy=f"ndtool export {run.path} --int8",
+            code="codegen.no-int8",
+        )
     folder = f"{CODEGEN}/{options.template}"
     stage = f"codegen:{options.template}"
     key = StageKey(
@@ -39,7 +52,7 @@ def codegen_stage(run: RunDir, options: CodegenOptions, *, force: bool) -> dict[
         version=1,
         options={"prefix": options.prefix, "golden": options.golden},
         files=(TFLITE, CONTRACT),
-        sources=data_sha256(run),
+        sources=present_data(run),
     )
 
     def work() -> StageOutput:

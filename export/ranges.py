@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -26,10 +25,12 @@ from ndtool.errors import InputError, require
 from ndtool.export.graph.fold import not_finite
 from ndtool.export.graph.ir import F32
 from ndtool.export.graph.onnx_file import parse_model
+from ndtool.export.onnx_session import onnx_refusals, open_session
 from ndtool.rundir import json_text, read_bounded
 from ndtool.types import Sha256
 
 BATCH: Final = 32
+_WHERE: Final = "model.onnx"
 _REMEDY: Final = "measure them again: ndtool export RUN --int8 --force"
 
 
@@ -65,9 +66,6 @@ def measure_ranges(
 ) -> dict[str, tuple[float, float]]:
     """Smallest and largest value of each tensor over all images, keys sorted.
 
-    Graph optimisation is off, so that every tensor of the file exists, and one thread without
-    spinning computes: the result does not depend on the machine's load (stack, 6).
-
     Args:
         data: ONNX file with one input.
         images: (n, c, h, w) float32, normalised; or an iterable of such arrays, of which one at
@@ -91,7 +89,7 @@ def measure_ranges(
                 remedy="use the model's own contract",
                 code="ranges.images",
             )
-        with _runtime_errors():
+        with onnx_refusals(_WHERE):
             values = dict(zip(outputs, session.run(outputs, {given.name: part}), strict=True))
         values[given.name] = part
         for name in wanted:
@@ -118,53 +116,23 @@ def _batches(images: F32 | Iterable[F32], size: int) -> Iterator[F32]:
 
 def _session(data: bytes, wanted: Sequence[str]) -> Any:
     """An InferenceSession of the model with every tensor of `wanted` as an output."""
-    onnx, onnxruntime = require("onnx"), require("onnxruntime")
-    model = parse_model(data, where="model.onnx")
+    onnx = require("onnx")
+    model = parse_model(data, where=_WHERE)
     inputs = {value.name for value in model.graph.input}
     computed = {name for node in model.graph.node for name in node.output}
     missing = [name for name in wanted if name not in inputs | computed]
     if missing:
         raise InputError(
             f"the ONNX file has no tensor {visible(missing[0])}",
-            where="model.onnx",
+            where=_WHERE,
             remedy="write model.onnx again: ndtool export RUN --force",
             code="ranges.tensor",
         )
     present = {value.name for value in model.graph.output}
     extra = [name for name in wanted if name not in inputs | present]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_cpu_mem_arena = False  # give the memory of a batch back
-    options.log_severity_level = 4  # stderr is ours; failures come as exceptions
-    with _runtime_errors():
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-
-
-@contextmanager
-def _runtime_errors() -> Iterator[None]:
-    """onnxruntime's complaints about a model that is not ours, as one line."""
-    state = require("onnxruntime.capi.onnxruntime_pybind11_state")
-    try:
-        yield
-    except (
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.NotImplemented,
-        state.RuntimeException,
-    ) as error:
-        raise InputError(
-            f"onnxruntime cannot run the model: {visible(str(error).splitlines()[0])}",
-            where="model.onnx",
-            remedy="export the model again, with opset 17",
-            code="ranges.onnxruntime",
-        ) from error
+    with onnx_refusals(_WHERE):
+        return open_session(model.SerializeToString())
 
 
 def ranges_text(

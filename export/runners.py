@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ndtool.console import visible
 from ndtool.contract import Contract
 from ndtool.errors import InputError, ToolMissingError, UnsupportedError, require
+from ndtool.export.onnx_session import onnx_refusals, open_session
 from ndtool.export.runner_worker import ARENA_BYTES
 from ndtool.export.worker_process import (
     last_lines,
@@ -54,6 +55,7 @@ _PACKAGES: Final = {
     Runtime.LITERT: ("ai_edge_litert", "ai-edge-litert"),
     Runtime.TFLITE_RUNTIME: ("tflite_runtime", "tflite-runtime"),
 }
+_ONNX_FILE: Final = "ONNX file"
 _ARENA_TOTAL: Final = re.compile(rb"Arena allocation total (\d+) bytes")
 
 
@@ -63,8 +65,6 @@ _ARENA_TOTAL: Final = re.compile(rb"Arena allocation total (\d+) bytes")
 def run_onnx(model: bytes, images: U8, contract: Contract, *, batch: int = 64) -> F32:
     """Outputs (N, K) of an ONNX file for uint8 images (N, H, W, C), by the contract's pixels.
 
-    One thread and no graph optimisation: the same bytes in every run (stack, 6).
-
     Raises:
         InputError: no images, or a file that onnxruntime does not take.
         UnsupportedError: its input or output does not have the shape that the contract asks for.
@@ -72,8 +72,8 @@ def run_onnx(model: bytes, images: U8, contract: Contract, *, batch: int = 64) -
     assert images.dtype == np.uint8, images.dtype
     _require_images(len(images))
     rows: list[F32] = []
-    with _onnx_refusals():
-        session = _onnx_session(model)
+    with onnx_refusals(_ONNX_FILE):
+        session = open_session(model)
         size = _onnx_batch(session, contract) or batch
         feed, fetch = session.get_inputs()[0].name, session.get_outputs()[0].name
         for first in range(0, len(images), size):
@@ -84,40 +84,6 @@ def run_onnx(model: bytes, images: U8, contract: Contract, *, batch: int = 64) -
         what = f"output is {outputs.dtype} {list(outputs.shape[1:])} for one image"
         raise _onnx_shape(f"{what}, the contract has {contract.num_classes} classes")
     return outputs
-
-
-def _onnx_session(model: bytes) -> Any:
-    runtime = require("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # fatal: errors come back as exceptions
-    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-@contextmanager
-def _onnx_refusals() -> Iterator[None]:
-    """onnxruntime's own exceptions, which share no base class, become one InputError."""
-    require("onnxruntime")
-    state = require("onnxruntime.capi.onnxruntime_pybind11_state")
-    refusals = (
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
-    try:
-        yield
-    except refusals as error:
-        raise InputError(
-            f"onnxruntime refuses the model: {visible(str(error))}",
-            where="ONNX file",
-            remedy="export it again: ndtool export RUN --force",
-            code="runner.onnx-refused",
-        ) from error
 
 
 def _onnx_batch(session: Any, contract: Contract) -> int | None:
@@ -140,7 +106,7 @@ def _onnx_batch(session: Any, contract: Contract) -> int | None:
 def _onnx_shape(what: str) -> UnsupportedError:
     return UnsupportedError(
         visible(what),
-        where="ONNX file",
+        where=_ONNX_FILE,
         remedy="use the run folder's own contract and model",
         code="runner.onnx-shape",
     )

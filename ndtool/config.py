@@ -1,6 +1,7 @@
 """Configuration files: ndtool.toml of the user, config.toml of a run (users.md, 2.4).
 
-One table a verb, option names with `_`. A flag wins over the file, the file over the default.
+One table a verb, option names with `_` (`max_drop` for --max-drop). A flag wins over the file, the
+file over the default.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from ndtool.errors import ConfigError
+from ndtool.errors import ConfigError, InputError
+from ndtool.options import WORD_OF
 from ndtool.rundir import read_bounded
 
 NAME: Final = "ndtool.toml"
 MAX_BYTES: Final = 1024 * 1024
 Option = str | int | float | bool
+Table = dict[str, Option | list[Option]]
 _TABLE: Final = re.compile(r"^\[([a-z]+)\]\n", re.MULTILINE)
 
 
@@ -32,26 +35,14 @@ def find_config(start: Path) -> Path | None:
     return None
 
 
-def load_config(
-    path: Path, known: Mapping[str, Collection[str]]
-) -> dict[str, dict[str, Option | list[Option]]]:
+def load_config(path: Path, known: Mapping[str, Collection[str]]) -> dict[str, Table]:
     """The tables of a configuration file, checked against the options each verb has.
 
     Raises:
         ConfigError: unreadable, not TOML, an unknown table or key (with the nearest one).
     """
-    try:
-        text = read_bounded(path, MAX_BYTES).decode("utf-8")
-        tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"not a TOML file: {error}",
-            where=str(path),
-            remedy="mend that line",
-            code="config.syntax",
-        ) from None
-    checked: dict[str, dict[str, Option | list[Option]]] = {}
-    for verb, options in tables.items():
+    checked: dict[str, Table] = {}
+    for verb, options in _read(path).items():
         _require_known(verb, known, path, "")
         if not isinstance(options, dict):
             raise ConfigError(
@@ -62,15 +53,48 @@ def load_config(
             )
         for key, value in options.items():
             _require_known(key, known[verb], path, f"{verb}.")
-            if not isinstance(value, str | int | float | bool | list):
+            if not _is_plain(value, lists=True):
                 raise ConfigError(
                     "not a plain value",
                     where=f"{path}: {verb}.{key}",
-                    remedy="use text, a number, true or false",
+                    remedy="use text, a number, true, false or a list of them",
                     code="config.key",
                 )
         checked[verb] = options
     return checked
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(read_bounded(path, MAX_BYTES).decode("utf-8"))
+    # ValueError: TOML, UTF-8, and integers of thousands of digits. RecursionError: `[[[[...`.
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"not a TOML file: {error}",
+            where=str(path),
+            remedy="mend that line",
+            code="config.syntax",
+        ) from None
+
+
+def load_run_table(path: Path, verb: str) -> dict[str, object]:
+    """The table of `verb` in a run's config.toml by field name; empty if it cannot be read."""
+    try:
+        table = _read(path).get(verb)
+    except InputError:
+        return {}
+    field_of = {word: field for field, word in WORD_OF.items()}
+    if not isinstance(table, dict):
+        return {}
+    return {field_of.get(str(key), str(key)): value for key, value in table.items()}
+
+
+def _is_plain(value: object, *, lists: bool) -> bool:
+    if isinstance(value, list):
+        return lists and all(_is_plain(item, lists=False) for item in value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63  # TOML's integers; Python reads longer ones, too
+    return isinstance(value, str | float)
 
 
 def _require_known(key: str, known: Collection[str], path: Path, prefix: str) -> None:
@@ -82,11 +106,16 @@ def _require_known(key: str, known: Collection[str], path: Path, prefix: str) ->
 
 
 def table_text(verb: str, options: Mapping[str, tuple[object, str]]) -> str:
-    """One TOML table: every option that has a value, its origin as a comment."""
+    """One TOML table: every option that has a value, its origin as a comment.
+
+    Args:
+        verb: name of the table.
+        options: by field name; written as the words that users type.
+    """
     lines = [f"[{verb}]"]
-    for key, (value, origin) in options.items():
+    for field, (value, origin) in options.items():
         if value is not None and value != ():
-            lines.append(f"{key} = {_toml_value(value)}  # {origin}")
+            lines.append(f"{WORD_OF.get(field, field)} = {_toml_value(value)}  # {origin}")
     return "\n".join(lines) + "\n"
 
 

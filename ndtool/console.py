@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TextIO
 
-from ndtool.errors import NdError
+from ndtool.errors import ConfigError, NdError
 
 MAX_VISIBLE: Final = 200
 LINE_EVERY_S: Final = 10.0  # progress lines in a log
@@ -53,16 +54,59 @@ class _State:
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
+    log_file: Path | None = None  # what goes to stderr is also appended here
+    resume_hint: str = ""  # what to do after an interrupt
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
 
 STATE: Final = _State()
 
 
-def configure(*, quiet: bool, verbose: bool, as_json: bool) -> None:
-    """Set the output mode of this process; called once by the command line."""
+def configure(*, quiet: bool, verbose: bool, as_json: bool, log_file: Path | None = None) -> None:
+    """Set the output mode of this process; called by the command line.
+
+    Raises:
+        ConfigError: the log file cannot be written.
+    """
     STATE.quiet, STATE.verbose, STATE.as_json = quiet, verbose, as_json
+    STATE.log_file, STATE.resume_hint = None, ""
     STATE.warnings.clear()
+    if log_file is not None:
+        try:
+            _append(log_file, "")
+        except OSError as problem:
+            raise ConfigError(
+                f"cannot write the log: {problem.strerror}",
+                where=f"--log-file {log_file}",
+                remedy="name a file in a folder that exists",
+                code="option.log-file",
+            ) from None
+        STATE.log_file = log_file
+
+
+def set_resume_hint(text: str) -> None:
+    """What a user should know and type if this command is interrupted from now on."""
+    STATE.resume_hint = text
+
+
+def _append(path: Path, text: str) -> None:
+    # Opened for every line: a killed process leaves every line it showed.
+    with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+
+
+def _to_stderr(text: str) -> None:
+    """A line on stderr and in the log file; a log that breaks is told once, and given up."""
+    _write(sys.stderr, text)
+    if STATE.log_file is None:
+        return
+    path, problem = STATE.log_file, ""
+    try:
+        _append(path, f"{text}\n")
+    except OSError as broken:
+        STATE.log_file, problem = None, str(broken.strerror)
+    if problem:
+        warn("log-file.broken", f"{path}: {problem}; nothing more is written to it")
 
 
 def _guard(line: str) -> str:
@@ -96,24 +140,24 @@ def out_json(document: object) -> None:
 def info(text: str) -> None:
     """What is being done; silent with --quiet."""
     if not STATE.quiet:
-        _write(sys.stderr, text)
+        _to_stderr(text)
 
 
 def detail(text: str) -> None:
     """Decisions and timings; only with --verbose."""
     if STATE.verbose:
-        _write(sys.stderr, text)
+        _to_stderr(text)
 
 
 def warn(code: str, text: str) -> None:
     """A warning the user should act on; shown even with --quiet."""
     STATE.warnings.append((code, text))
-    _write(sys.stderr, f"ndtool: warning: {visible_line(text)} [{code}]")
+    _to_stderr(f"ndtool: warning: {visible_line(text)} [{code}]")
 
 
 def error(text: str) -> None:
     """An error line."""
-    _write(sys.stderr, text)
+    _to_stderr(text)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -173,9 +173,9 @@ def parse_contract(text: str, *, where: str) -> Contract:
 def load_contract(path: Path) -> Contract:
     """The contract stored in `path`; raises ContractError as `parse_contract` does."""
     try:
-        if path.stat().st_size > MAX_CONTRACT_BYTES:
+        if path.exists() and (not path.is_file() or path.stat().st_size > MAX_CONTRACT_BYTES):
             raise ContractError(
-                "contract file is too large",
+                "not a contract file: no regular file, or too large",
                 where=str(path),
                 remedy="use the contract.json that train wrote",
                 code="contract.bad",

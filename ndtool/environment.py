@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
+from ndtool.errors import install_line
+
 State = Literal["ok", "missing", "old"]
 MIN_FREE_BYTES: Final = 1024**3
 TOOL_TIMEOUT_S: Final = 10
@@ -75,7 +77,7 @@ def _packages() -> list[Finding]:
     found = []
     has_tflm_wheel = sys.platform == "linux" and platform.machine() == "x86_64"
     for module, distributions, extra, purpose in _PACKAGES:
-        install = f"pip install -c constraints.txt 'ndtool[{extra}]'"
+        install = install_line(extra)
         if module == "tflite_micro" and not has_tflm_wheel:
             install = "no wheel for this platform: LiteRT's reference kernels are used instead"
         present = find_spec(module) is not None

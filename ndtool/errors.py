@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import ClassVar, Final
 
@@ -145,9 +146,15 @@ def require(module: str) -> ModuleType:
         root = module.split(".")[0]
         if error.name is None or error.name.split(".")[0] != root:
             raise  # a broken dependency of the package: a bug to see, not a missing extra
-        extra = EXTRA_OF[root]
         raise ToolMissingError(
             f"Python package {root}",
-            install=f"pip install -c constraints.txt 'ndtool[{extra}]'",
+            install=install_line(EXTRA_OF[root]),
             code="tool.extra-missing",
         ) from error
+
+
+def install_line(extra: str) -> str:
+    """The command that brings an extra: in a clone with its pins, else from the index."""
+    if (Path(__file__).resolve().parents[1] / "constraints.txt").is_file():
+        return f"pip install -c constraints.txt -e '.[{extra}]' (in the clone's folder)"
+    return f"pip install 'ndtool[{extra}]'"

@@ -5,7 +5,9 @@ Take a default from an instance (`TRAIN.epochs`): with slots, the class attribut
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from ndtool.types import Converter, FcScales, Recipe, Runtime, StudentLoss
@@ -83,3 +85,28 @@ TRAIN: Final = TrainOptions()
 EXPORT: Final = ExportOptions()
 CODEGEN: Final = CodegenOptions()
 CHECK: Final = CheckOptions()
+
+# Lowest and highest value of each number of a training: shown by --help, and the second lock of
+# `training.train` for options that come from elsewhere.
+TRAIN_BOUNDS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
+    {
+        "expand": (2, 8),
+        "uncertainty": (0.0, 1.0),
+        "epochs": (1, 100_000),
+        "batch_size": (2, 65_536),  # batch norm needs two values
+        "lr": (1e-12, 1000.0),
+        "warmup": (0.0, 0.99),
+        "momentum": (0.0, 0.9999),
+        "weight_decay": (0.0, 10.0),
+        "label_smoothing": (0.0, 0.99),
+        "clip_norm": (0.0, 1e6),
+        "crop_px": (0, 1024),
+        "seed": (0, 2**31 - 1),
+        "threads": (0, 1024),
+    }
+)
+# Field -> the word a user types, for the fields where it is another one. Flags and the keys of
+# configuration files are this word; inside the program the unit stays in the name.
+WORD_OF: Final[Mapping[str, str]] = MappingProxyType(
+    {"crop_px": "crop", "max_drop_points": "max_drop"}
+)

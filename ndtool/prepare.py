@@ -6,14 +6,13 @@ What `train` needs before torch is loaded, and what refuses a folder that holds 
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
 from ndtool.arch import ArchSpec
-from ndtool.config import replace_table, table_text
+from ndtool.config import load_run_table, replace_table, table_text
 from ndtool.console import visible
 from ndtool.contract import (
     Alpha,
@@ -26,11 +25,11 @@ from ndtool.contract import (
     unit_normalize,
 )
 from ndtool.data import open_source
-from ndtool.data.types import DataOptions, Source
+from ndtool.data.types import DataOptions, Source, SourceInfo
 from ndtool.errors import ConfigError, InputError
 from ndtool.models import make_spec
 from ndtool.options import TrainOptions
-from ndtool.rundir import CONFIG, CONTRACT, LABELS, SPLIT, RunDir, StageKey, Value, slug
+from ndtool.rundir import CHECKPOINT, CONFIG, CONTRACT, LABELS, SPLIT, RunDir, StageKey, Value, slug
 from ndtool.types import Recipe, Sha256
 
 TRAIN_VERSION: Final = 1  # of the train stage: raised when the same options give other weights
@@ -39,7 +38,7 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 # Options that only matter to the recipe netdistiller
 _DISTILLER_ONLY: Final = ("student_loss", "surgery", "expand", "uncertainty")
 # Options that change how a run is done, not what comes out of it
-_NOT_COMPARED: Final = ("device", "threads")
+NOT_COMPARED: Final = ("device", "threads")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +86,18 @@ def prepare(options: TrainOptions, *, name: str, out: Path) -> Prepared:
         stem_stride=options.stem_stride,
         strides=options.strides,
     )
+    resolved = resolve(options, info, contract)
+    width = "" if options.width == 1.0 else f"-w{options.width:g}"
+    default = f"{info.name}-{options.model}{width}-{side}-{options.recipe.value}"
+    run = RunDir(out / (name or slug(default)))
+    return Prepared(run=run, options=resolved, spec=spec, contract=contract, source=source)
+
+
+def resolve(options: TrainOptions, info: SourceInfo, contract: Contract) -> TrainOptions:
+    """The options with every default that depends on the data filled in."""
+    side = contract.input.height
     scaled_crop = round(info.augment.crop_px * side / info.resolution)
-    resolved = replace(
+    return replace(
         options,
         resolution=side,
         epochs=options.epochs if options.epochs is not None else info.epochs,
@@ -96,10 +105,6 @@ def prepare(options: TrainOptions, *, name: str, out: Path) -> Prepared:
         flip=options.flip if options.flip is not None else info.augment.flip,
         gray=contract.input.channels == 1,
     )
-    width = "" if options.width == 1.0 else f"-w{options.width:g}"
-    default = f"{info.name}-{options.model}{width}-{side}-{options.recipe.value}"
-    run = RunDir(out / (name or slug(default)))
-    return Prepared(run=run, options=resolved, spec=spec, contract=contract, source=source)
 
 
 def open_with_contract(options: TrainOptions) -> tuple[Source, Contract]:
@@ -141,7 +146,7 @@ def settings(options: TrainOptions) -> dict[str, Value]:
     """The options that decide a training's result, as plain values for the manifest."""
     plain: dict[str, Value] = {}
     for key, value in asdict(options).items():
-        if key in _NOT_COMPARED or value is None:
+        if key in NOT_COMPARED or value is None:
             continue
         if key in _DISTILLER_ONLY and options.recipe is Recipe.PLAIN:
             continue
@@ -175,17 +180,14 @@ def require_same_training(prepared: Prepared) -> None:
     Raises:
         InputError: names the options that differ and how to go on.
     """
-    path = prepared.run / CONFIG
-    if not path.is_file():
-        return
-    try:
-        stored = tomllib.loads(path.read_text(encoding="utf-8")).get("train", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
-        stored = {}
+    run = prepared.run
+    if not run.has(CHECKPOINT) and "train" not in run.manifest().stages:
+        return  # nothing was trained yet: a refused attempt must not bar the next one
+    stored = load_run_table(run / CONFIG, "train")
     mine = settings(prepared.options)
     differing = [
         f"{key} {stored.get(key, 'unset')} -> {mine.get(key, 'unset')}"
-        for key in sorted({*stored, *mine} - set(_NOT_COMPARED))
+        for key in sorted({*stored, *mine} - set(NOT_COMPARED))
         if stored.get(key) != mine.get(key)
     ]
     if differing:
@@ -214,7 +216,8 @@ def write_start(prepared: Prepared, given: Mapping[str, str]) -> list[str]:
         given: where each option came from: `flag`, `file`; the others are defaults.
     """
     run = prepared.run
-    write_config(run, "train", settings(prepared.options), given)
+    how = {key: getattr(prepared.options, key) for key in NOT_COMPARED}
+    write_config(run, "train", settings(prepared.options) | how, given)
     labels = "".join(f"{label}\n" for label in prepared.contract.labels)
     rows = ["path,sha256,split"]
     for name, digest, part in prepared.source.split_table():

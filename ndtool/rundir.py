@@ -13,14 +13,14 @@ import os
 import platform
 import re
 import shlex
-import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Final
+from typing import IO, ClassVar, Final
 
 from ndtool import console
 from ndtool.contract import Contract, load_contract
@@ -48,6 +48,7 @@ LAYERS: Final = "export/layers.csv"
 PREDICTIONS: Final = "export/predictions"  # /{float,onnx,int8,c}.npz
 CODEGEN: Final = "codegen"  # /TEMPLATE
 LOCK: Final = ".lock"
+GIT_TIMEOUT_S: Final = 10
 MAX_JSON_BYTES: Final = 64 * 1024 * 1024
 
 _SLUG: Final = re.compile(r"[^a-z0-9.-]+")
@@ -117,6 +118,7 @@ class StageRow:
     reads: dict[str, Sha256]  # file or source -> hash
     figures: dict[str, Value]  # projected into metrics.json
     packages: dict[str, str]
+    git: str  # commit of the working folder, "-dirty" behind it; empty outside a repository
     command: str
     folder: str  # name of the working directory only
     seed: int | None
@@ -227,8 +229,8 @@ class RunDir:
             old, new = row.options.get(name), key.options.get(name)
             if old != new:
                 return f"{name} {old} -> {new}"
-        if row.reads != self._reads(key):
-            reads = self._reads(key)
+        reads = self._reads(key)
+        if row.reads != reads:
             changed = sorted(n for n in {*row.reads, *reads} if row.reads.get(n) != reads.get(n))
             return f"{changed[0]} changed"
         for name, entry in manifest.files.items():
@@ -275,6 +277,7 @@ class RunDir:
             reads=self._reads(key),
             figures=dict(figures),
             packages=package_versions(packages),
+            git=git_state(),
             command=command_line(),
             folder=Path.cwd().name,
             seed=seed,
@@ -284,67 +287,117 @@ class RunDir:
         stages = manifest.stages | {key.stage: row}
         written = Manifest(files=dict(sorted(rows.items())), stages=stages)
         self.write_text(MANIFEST, json_text(asdict(written)))
-        self.write_text(METRICS, json_text(_metrics(stages)))
+        self.write_metrics()
+
+    def forget(self, stage: str) -> None:
+        """Drop the row and the files of a stage that is about to be done anew."""
+        manifest = self.manifest()
+        if stage in manifest.stages:
+            files = {n: r for n, r in manifest.files.items() if r.stage != stage}
+            stages = {n: r for n, r in manifest.stages.items() if n != stage}
+            self.write_text(MANIFEST, json_text(asdict(Manifest(files=files, stages=stages))))
+            self.write_metrics()
+
+    def write_metrics(self) -> None:
+        """Make metrics.json the projection of the manifest's rows again."""
+        text = json_text(_metrics(self.manifest().stages))
+        path = self.path / METRICS
+        if not path.is_file() or path.read_bytes() != text.encode("utf-8"):
+            self.write_text(METRICS, text)
+
+    def problems(self) -> list[str]:
+        """What does not hold together: changed or missing artifacts, stages older than their input.
+
+        A folder without train/ is complete for every stage after extract (design, 3).
+        """
+        manifest = self.manifest()
+        without_train = not (self.path / "train").is_dir()
+        found: list[str] = []
+        for name, row in manifest.files.items():
+            path = self.path / name
+            if without_train and name.startswith("train/"):
+                continue
+            if not path.is_file():
+                found.append(f"{name} is missing")
+            elif sha256_file(path) != row.sha256:
+                found.append(f"{name} is not what {row.stage} wrote")
+        found += [f"{stage} is older than what it reads" for stage in self.stale_stages()]
+        metrics = self.path / METRICS
+        if not metrics.is_file() or metrics.read_text("utf-8", "replace") != json_text(
+            _metrics(manifest.stages)
+        ):
+            found.append(f"{METRICS} is not what the stages measured")
+        return found
 
     def stale_stages(self) -> list[str]:
-        """Stages whose inputs inside the folder have changed since they ran."""
+        """Stages whose input files have changed since they ran, or were made by a stale one."""
         manifest = self.manifest()
-        stale = []
+        stale: list[str] = []
         for name, row in manifest.stages.items():
-            inside = {n: h for n, h in row.reads.items() if n in manifest.files}
-            if any(manifest.files[n].sha256 != h for n, h in inside.items()):
-                stale.append(name)
+            for read, sha256 in row.reads.items():
+                path = self.path / read
+                maker = manifest.files[read].stage if read in manifest.files else ""
+                changed = path.is_file() and sha256_file(path) != sha256
+                if (changed or maker in stale) and name not in stale:
+                    stale.append(name)
         return stale
 
     # -- lock ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second writer out; a lock left by a dead process of this host is taken over.
+        """Keep a second writer out; the system releases the lock of a process that dies.
+
+        Temporary files that a killed writer left are removed.
 
         Raises:
             InputError: another live process writes here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / LOCK
-        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
-        for _ in range(2):
-            try:
-                with path.open("x", encoding="ascii") as handle:
-                    handle.write(mine)
-                break
-            except FileExistsError:
-                if not _lock_is_dead(path):
-                    raise InputError(
-                        "another ndtool writes to this run folder",
-                        where=str(self.path),
-                        remedy=f"wait for it, or delete {path} if none runs",
-                        code="run.locked",
-                    ) from None
-                path.unlink(missing_ok=True)
+        handle = _acquire(path)
+        if handle is None:
+            raise InputError(
+                "another ndtool writes to this run folder",
+                where=str(self.path),
+                remedy="wait for it to end",
+                code="run.locked",
+            )
         try:
+            for leftover in self.path.rglob(".*.tmp"):
+                if leftover.is_file():
+                    leftover.unlink(missing_ok=True)
             yield
         finally:
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # while it is still ours
+            handle.close()
 
 
-def _lock_is_dead(path: Path) -> bool:
-    try:
-        owner = json.loads(path.read_text(encoding="ascii"))
-        pid, host = int(owner["pid"]), str(owner["host"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return True  # killed between creating and writing the lock
-    if host != socket.gethostname():
-        return False
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _acquire(path: Path) -> IO[bytes] | None:
+    """The locked file, or None when another process has it."""
+    while True:
+        handle = path.open("ab")
+        if not _try_lock(handle):
+            handle.close()
+            return None
+        # The owner before us may have deleted the file between our open and our lock.
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
+                return handle
+        handle.close()
+
+
+def _try_lock(handle: IO[bytes]) -> bool:
+    """Lock without waiting; Windows has no flock and lets every writer in."""
+    if sys.platform == "win32":
         return True
-    except PermissionError:
+    import fcntl
+
+    try:
+        fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    return False
+    return True
 
 
 def _stays_inside(name: str) -> bool:
@@ -411,6 +464,28 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def git_state() -> str:
+    """Commit of the working folder's repository and whether it has changes; "" without one."""
+    answers = []
+    for words in (("rev-parse", "HEAD"), ("status", "--porcelain")):
+        try:
+            done = subprocess.run(
+                ["git", *words],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=GIT_TIMEOUT_S,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        if done.returncode != 0:
+            return ""
+        answers.append(done.stdout.strip())
+    commit, changes = answers
+    return f"{commit}-dirty" if changes else commit
+
+
 def command_line() -> str:
     """The command that repeats this stage, quoted for a shell."""
     program = "ndtool" if Path(sys.argv[0]).name in ("ndtool", "__main__.py") else "python"
@@ -438,6 +513,7 @@ def run_stage(
     reason = "forced" if force else run.stale_reason(key)
     if reason is None:
         console.info(f"{key.stage}: up to date")
+        run.write_metrics()
         return False
     console.info(f"{key.stage}: {reason}")
     started = time.time()

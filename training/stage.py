@@ -1,19 +1,23 @@
-"""`ndtool train` as a stage: what is written before the first epoch, and what is recorded after."""
+"""`ndtool train` as a stage: what is written before the first epoch, and what is recorded after.
+
+torch is loaded only when there is something to train.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ndtool import console
 from ndtool.data.types import Split
-from ndtool.errors import InputError
+from ndtool.errors import InputError, require
 from ndtool.prepare import Prepared, csv_cell, require_same_training, train_key, write_start
-from ndtool.rundir import CHECKPOINT, MANIFEST, METRICS, SKIPPED, Value
-from ndtool.training.loop import steps_per_epoch
-from ndtool.training.train import TrainResult, train
+from ndtool.rundir import CHECKPOINT, MANIFEST, SKIPPED, StageOutput, Value, run_stage
 from ndtool.types import Part
+
+if TYPE_CHECKING:
+    from ndtool.training.train import TrainResult
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "pillow")
 
@@ -34,54 +38,63 @@ def train_stage(
 
     Args:
         given: where each option came from, for config.toml.
+        resume: the user asked to go on: say so when there is nothing to go on from.
 
     Raises:
         InputError: the folder holds a training with other options; another process writes there.
+        DataError, ConfigError: the images or options cannot be used; nothing is written.
     """
     run = prepared.run
     with run.lock():
         if not force:
             require_same_training(prepared)
         key = train_key(prepared)
-        reason = "forced" if force else run.stale_reason(key)
-        if reason is None:
-            console.info("train: up to date")
-            return _summary(run.manifest().stages["train"].figures)
-        if force:
-            for name in (CHECKPOINT, MANIFEST, METRICS):
-                (run / name).unlink(missing_ok=True)
-        found = run.has(CHECKPOINT)
-        if resume and not found:
+        if resume and not run.has(CHECKPOINT):
             console.info("train: no checkpoint yet, starting from the beginning")
-        started = time.time()
-        source = prepared.source
-        for note in source.info.notes:
-            console.info(f"data: {note}")
-        files = write_start(prepared, given)
-        images = source.load(Part.TRAIN, prepared.contract)
-        validation = source.load(Part.VAL, prepared.contract)
-        if source.skipped:
-            rows = "".join(f"{csv_cell(i)},{csv_cell(why)}\n" for i, why in source.skipped)
-            files.append(run.write_text(SKIPPED, f"path,reason\n{rows}"))
-            console.warn("data.skipped", f"{len(source.skipped)} bad files skipped, see {SKIPPED}")
-        result = _train(prepared, images, validation)
-        run.record(
-            key,
-            files=(*files, *result.files),
-            figures=_figures(result),
-            packages=PACKAGES,
-            seed=prepared.options.seed,
-            started=started,
-        )
-        return _summary(run.manifest().stages["train"].figures)
+
+        def work() -> StageOutput:
+            return _train(prepared, given, force=force)
+
+        seed = prepared.options.seed
+        run_stage(run, key, work, force=force, packages=PACKAGES, seed=seed)
+        return _summary(run.manifest().stages[key.stage].figures)
 
 
-def _train(prepared: Prepared, images: Split, validation: Split) -> TrainResult:
+def _train(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> StageOutput:
+    require("torch")
+    from ndtool.training.train import check_options
+
+    check_options(prepared.options)
+    run, source = prepared.run, prepared.source
+    images = source.load(Part.TRAIN, prepared.contract)
+    validation = source.load(Part.VAL, prepared.contract)
+    # Only now is anything of an earlier training touched.
+    run.forget("train")
+    if force:
+        (run / CHECKPOINT).unlink(missing_ok=True)
+    for note in source.info.notes:
+        console.info(f"data: {note}")
+    files = write_start(prepared, given)
+    if source.skipped:
+        rows = "".join(f"{csv_cell(i)},{csv_cell(why)}\n" for i, why in source.skipped)
+        files.append(run.write_text(SKIPPED, f"path,reason\n{rows}"))
+        console.warn("data.skipped", f"{len(source.skipped)} bad files skipped, see {SKIPPED}")
+    result = _fit(prepared, images, validation)
+    return StageOutput(files=(*files, *result.files), figures=_figures(prepared, result))
+
+
+def _fit(prepared: Prepared, images: Split, validation: Split) -> TrainResult:
+    from ndtool.training.loop import steps_per_epoch
+    from ndtool.training.train import train
+
     options = prepared.options
     assert options.epochs is not None
     console.info(
         f"train: {options.model} width {options.width:g} on {len(images)} images,"
         f" {options.recipe.value}, {options.epochs} epochs, into {prepared.run.path}"
+    )
+    console.set_resume_hint(
+        f"last checkpoint {prepared.run / CHECKPOINT}; repeat the command to go on"
     )
     steps = options.epochs * steps_per_epoch(len(images), options.batch_size)
     with console.progress("train", steps) as bar:
@@ -97,8 +110,9 @@ def _train(prepared: Prepared, images: Split, validation: Split) -> TrainResult:
         )
 
 
-def _figures(result: TrainResult) -> dict[str, Value]:
+def _figures(prepared: Prepared, result: TrainResult) -> dict[str, Value]:
     return {
+        "contract_sha256": prepared.contract.sha256(),
         "accuracy_val": result.best_val_accuracy,
         "accuracy_val_teacher": result.teacher_val_accuracy,
         "train_epochs": result.epochs,

@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +25,9 @@ from ndtool.console import visible
 from ndtool.contract import Contract
 from ndtool.data.types import Split
 from ndtool.errors import ConfigError, DataError
+from ndtool.machine import usable_cores
 from ndtool.options import TrainOptions
+from ndtool.prepare import NOT_COMPARED
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, TRAIN_LOG, RunDir, Value
 from ndtool.training import checkpoint
 from ndtool.training.augment import Normalizer
@@ -46,8 +47,6 @@ from ndtool.training.supernet import Supernet
 from ndtool.types import Sha256
 
 MAX_DEFAULT_THREADS: Final = 4  # more gave nothing on nets this small
-# Options that change neither the weights nor what they mean: a resumed run may differ in them.
-FREE_OPTIONS: Final = ("device", "threads", "data", "labels", "max_pixels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +88,7 @@ def train(
         DataError: a split that does not fit the contract, or is too small.
         InputError: the checkpoint to resume from is broken.
     """
-    _check_options(options)
+    check_options(options)
     _check_splits(contract, train, val)
     device = find_device(options.device)
     method = METHODS[options.recipe](options, spec.classes)
@@ -167,7 +166,7 @@ def _plain(value: Value) -> Value:
     return str(value) if isinstance(value, str) else value  # an enum's text without its class
 
 
-def _check_options(options: TrainOptions) -> None:
+def check_options(options: TrainOptions) -> None:
     """Numbers of any origin within bounds; the first bad one is named as the user writes it."""
     o = options
     assert o.epochs is not None
@@ -221,7 +220,7 @@ def _check_splits(contract: Contract, train: Split, val: Split) -> None:
 
 def _check_resume(old: Identity, new: Identity) -> None:
     """A resumed run is the same run; another torch version only gives a warning."""
-    keys = sorted({*old.options, *new.options} - set(FREE_OPTIONS))
+    keys = sorted({*old.options, *new.options} - set(NOT_COMPARED))
     differing = [k for k in keys if old.options.get(k) != new.options.get(k)]
     differing += [
         k for k in ("spec", "contract", "rates", "data") if getattr(old, k) != getattr(new, k)
@@ -252,7 +251,7 @@ def _data_sha256(*splits: Split) -> Sha256:
 
 
 def _threads(options: TrainOptions) -> int:
-    return options.threads or min(os.cpu_count() or 1, MAX_DEFAULT_THREADS)
+    return options.threads or min(usable_cores(), MAX_DEFAULT_THREADS)
 
 
 @contextmanager

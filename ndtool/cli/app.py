@@ -43,11 +43,3 @@ app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)
 data_app.command("inspect")(data.inspect)
 app.add_typer(data_app, name="data")
-
-VERBS = {
-    "run": run.run,
-    "train": train.train,
-    "export": export.export,
-    "codegen": codegen.codegen,
-    "check": check.check,
-}

@@ -25,23 +25,10 @@ def check(run: RunArg, data: EvalData = "", **values: Any) -> None:
 
 def check_run(name: str, options: CheckOptions, *, data: str) -> "Verdict":
     """Run and judge; shared by `check` and `run`."""
-    from ndtool.export.hops import evaluation_set, hop_rows, predict_hops
-    from ndtool.gates.hops import Verdict, judge_hops
+    from ndtool.export import checking
     from ndtool.rundir import find_run
 
-    run = find_run(name)
-    images = evaluation_set(run, data)
-    hops = predict_hops(run, images, runtime=options.runtime, workers=options.workers)
-    rows = hop_rows(hops, images.labels)
-    judgements = judge_hops(
-        rows, max_drop_points=options.max_drop_points, min_accuracy=options.min_accuracy
-    )
-    return Verdict(
-        rows=tuple(rows),
-        judgements=tuple(judgements),
-        eval_count=len(images),
-        eval_sha256=images.sha256(),
-    )
+    return checking.check_run(find_run(name), options, data=data)
 
 
 def show_check(verdict: "Verdict") -> None:

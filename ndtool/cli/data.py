@@ -20,14 +20,15 @@ Sheet = Annotated[
 def inspect(spec: Spec, out: Sheet = None, **values: Any) -> None:
     """Decode everything and tell what train would do with it; exit 2 if train would refuse."""
     from ndtool.data.inspect import contact_sheet, inspect_source, report_lines
-    from ndtool.prepare import open_with_contract
+    from ndtool.prepare import prepare
     from ndtool.rundir import write_atomic
 
-    source, contract = open_with_contract(build(TRAIN, values | {"data": spec}))
-    found = inspect_source(source, contract)
+    # The run folder that `prepare` names is not made here.
+    prepared = prepare(build(TRAIN, values | {"data": spec}), name="", out=Path())
+    found = inspect_source(prepared.source, prepared.contract, prepared.options)
     for line in report_lines(found):
         console.out(line)
     if out is not None:
-        write_atomic(out, contact_sheet(source, contract))
+        write_atomic(out, contact_sheet(prepared.source, prepared.contract))
         console.out(f"sheet    {out}")
     console.out_json({"schema": "ndtool.data-inspect/1"} | asdict(found))

@@ -7,7 +7,6 @@ import signal
 import sys
 import tempfile
 import traceback
-from pathlib import Path
 from types import FrameType
 
 from typer.exceptions import Abort, TyperException
@@ -60,16 +59,17 @@ def main(argv: list[str] | None = None) -> int:
 def _invoke(args: list[str]) -> int:
     import typer.main
 
-    from ndtool.cli.app import VERBS, app
+    from ndtool.cli.app import app
 
-    defaults = _config_defaults(args, VERBS.keys())
     command = typer.main.get_command(app)
     try:
-        code = command.main(
-            args=args, prog_name="ndtool", standalone_mode=False, default_map=defaults
-        )
+        code = command.main(args=args, prog_name="ndtool", standalone_mode=False)
     except TyperException as problem:
-        _show(_usage_error(problem, args))
+        ctx = getattr(problem, "ctx", None)  # of the command that could not read its words
+        if ctx is not None and problem.message == ctx.get_help():
+            console.error(problem.message)  # `ndtool` alone
+        else:
+            _show(_usage_error(problem, "ndtool" if ctx is None else ctx.command_path))
         return 2
     except SystemExit as stop:  # completion
         return int(stop.code or 0)
@@ -78,42 +78,11 @@ def _invoke(args: list[str]) -> int:
     return int(code or 0)
 
 
-def _config_defaults(args: list[str], verbs: object) -> dict[str, dict[str, object]]:
-    """Defaults of each verb from the configuration file; `run` takes the tables of all verbs."""
-    from ndtool.cli.app import VERBS
-    from ndtool.config import find_config, load_config
-
-    if not args or args[0] not in VERBS or "--help" in args or "-h" in args:
-        return {}
-    path = _config_path(args) or find_config(Path.cwd())
-    if path is None:
-        return {}
-    import inspect
-
-    known = {v: set(inspect.signature(f).parameters) - {"ctx"} for v, f in VERBS.items()}
-    tables = load_config(path, known)
-    merged: dict[str, object] = {}
-    for table in tables.values():
-        merged |= {k: v for k, v in table.items() if k in known["run"]}
-    return {**tables, "run": merged | dict(tables.get("run", {}))}  # type: ignore[dict-item] # Option is an object
-
-
-def _config_path(args: list[str]) -> Path | None:
-    for index, word in enumerate(args):
-        if word in ("-c", "--config") and index + 1 < len(args):
-            return Path(args[index + 1])
-        if word.startswith("--config="):
-            return Path(word.removeprefix("--config="))
-    return None
-
-
-def _usage_error(problem: TyperException, args: list[str]) -> NdError:
+def _usage_error(problem: TyperException, command: str) -> NdError:
     from ndtool.errors import ConfigError
 
-    verb = next((a for a in args if not a.startswith("-")), "")
-    remedy = f"see ndtool {console.visible(verb)} --help" if verb else "see ndtool --help"
     text = problem.format_message().strip().rstrip(".")
-    return ConfigError(text, where="command line", remedy=remedy, code="usage")
+    return ConfigError(text, where="command line", remedy=f"see {command} --help", code="usage")
 
 
 def _show(problem: NdError) -> None:
@@ -139,7 +108,8 @@ def _show(problem: NdError) -> None:
 
 
 def _interrupted(code: int) -> int:
-    console.error("ndtool: interrupted; what was done is kept: repeat the command to go on")
+    hint = console.STATE.resume_hint or "what was done is kept: repeat the command to go on"
+    console.error(f"ndtool: interrupted; {console.visible_line(hint)}")
     return code
 
 

@@ -4,17 +4,25 @@ import dataclasses
 import enum
 import functools
 import inspect
+import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from ndtool import console
-from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN
+from ndtool.config import find_config, load_config
+from ndtool.errors import ConfigError
+from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, WORD_OF
 from ndtool.types import Converter, FcScales, Recipe, Runtime, StudentLoss
 
 T = TypeVar("T")
+_FROM_FILE: Final = "ndtool.from-file"  # in a context: table -> field -> value for that verb
+_NOT_IN_FILES: Final = ("config", "json", "traceback")  # of this one call, or read before the file
 
 
 class Template(enum.StrEnum):
@@ -50,19 +58,30 @@ def fraction(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number") from None
+        raise typer.BadParameter(f"{console.visible(repr(text))} is not a number") from None
     value = value / 100 if value > 1 else value
     if not 0 <= value <= 1:
         raise typer.BadParameter(f"{text!r} is not an accuracy between 0 and 100 %")
     return value
 
 
-def int_list(text: str) -> tuple[int, ...]:
-    """`2,1,1` -> (2, 1, 1)."""
+def int_list(value: object) -> tuple[int, ...]:
+    """`2,1,1`, or a list of a configuration file, -> (2, 1, 1)."""
+    parts = value.split(",") if isinstance(value, str) else value
     try:
-        return tuple(int(part) for part in text.split(","))
+        if isinstance(parts, list | tuple) and all(type(p) in (int, str) for p in parts):
+            return tuple(int(part) for part in parts)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 1,2,2,1") from None
+        pass
+    raise typer.BadParameter(
+        f"{console.visible(repr(value))} is not a list of numbers such as 1,2,2,1"
+    )
+
+
+def _number(field: str, *names: str, help: str) -> Any:
+    """A number of the training with the bounds that training has."""
+    low, high = TRAIN_BOUNDS[field]
+    return typer.Option(*names, min=low, max=high, help=help)
 
 
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name under runs/.")]
@@ -90,21 +109,21 @@ Surgery = Annotated[
     bool, typer.Option("--surgery/--no-surgery", help="netdistiller: project conflicting layers.")
 ]
 Expand = Annotated[
-    int, typer.Option(min=2, max=16, help="netdistiller: teacher's channels over the student's.")
+    int, _number("expand", help="netdistiller: teacher's channels over the student's.")
 ]
 Uncertainty = Annotated[
-    float, typer.Option(min=0, max=1, help="netdistiller: UD threshold, share of ln K.")
+    float, _number("uncertainty", help="netdistiller: UD threshold, share of ln K.")
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, max=100_000, help="[by source]")]
-BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images per step.")]
-LearningRate = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate.")]
-Warmup = Annotated[float, typer.Option(min=0, max=0.99, help="Share of steps with rising lr.")]
-Momentum = Annotated[float, typer.Option(min=0, max=0.9999, help="Of Nesterov SGD.")]
-WeightDecay = Annotated[float, typer.Option(min=0, help="Not on biases and batch norm.")]
-LabelSmoothing = Annotated[float, typer.Option(min=0, max=0.9, help="Wherever a label is used.")]
-ClipNorm = Annotated[float, typer.Option(min=0, help="Norm bound of the gradient; 0: off.")]
+Epochs = Annotated[int | None, _number("epochs", help="[by source]")]
+BatchSize = Annotated[int, _number("batch_size", help="Images per step.")]
+LearningRate = Annotated[float, _number("lr", help="Peak learning rate.")]
+Warmup = Annotated[float, _number("warmup", help="Share of steps with rising lr.")]
+Momentum = Annotated[float, _number("momentum", help="Of Nesterov SGD.")]
+WeightDecay = Annotated[float, _number("weight_decay", help="Not on biases and batch norm.")]
+LabelSmoothing = Annotated[float, _number("label_smoothing", help="Wherever a label is used.")]
+ClipNorm = Annotated[float, _number("clip_norm", help="Norm bound of the gradient; 0: off.")]
 Crop = Annotated[
-    int | None, typer.Option("--crop", min=0, help="Padding of the random crop, px. [by source]")
+    int | None, _number("crop_px", "--crop", help="Padding of the random crop, px. [by source]")
 ]
 Flip = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Random horizontal flip. [by source]")
@@ -116,8 +135,8 @@ NormalizeOpt = Annotated[NormalizeChoice, typer.Option("--normalize", help="Pixe
 LabelsFile = Annotated[str, typer.Option("--labels", help="File: class names in another order.")]
 BadFilesOpt = Annotated[BadFiles, typer.Option("--bad-files", help="Undecodable images.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Largest image, pixels.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")]
-Threads = Annotated[int, typer.Option(min=0, max=1024, help="0: chosen and recorded.")]
+Seed = Annotated[int, _number("seed", help="Of everything random.")]
+Threads = Annotated[int, _number("threads", help="0: chosen and recorded.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Name = Annotated[str, typer.Option("--name", "-n", help="Run name; default: from the options.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run folders.")]
@@ -146,15 +165,28 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Decisions and timings.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show Python's traceback of errors.")]
-Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Options from a TOML file. [ndtool.toml]")
+LogFile = Annotated[
+    Path | None, typer.Option("--log-file", help="Append what goes to stderr to this file.")
 ]
+NoColor = Annotated[bool, typer.Option("--no-color", help="As NO_COLOR=1.")]
 
-# Option dataclass -> its fields as the words a user types. Fields that are missing here are not
-# offered on the command line.
-_GROUPS: Final[tuple[tuple[object, Mapping[str, Any]], ...]] = (
-    (
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Group:
+    """The options of one verb: their defaults, their table in a file, and the words for them.
+
+    Fields that are missing in `words` are not offered on the command line.
+    """
+
+    defaults: object
+    table: str
+    words: Mapping[str, Any]
+
+
+_GROUPS: Final = (
+    _Group(
         TRAIN,
+        "train",
         {
             "data": Data,
             "model": ModelName,
@@ -189,8 +221,9 @@ _GROUPS: Final[tuple[tuple[object, Mapping[str, Any]], ...]] = (
             "device": Device,
         },
     ),
-    (
+    _Group(
         EXPORT,
+        "export",
         {
             "converter": ConverterOpt,
             "calib": Calib,
@@ -199,9 +232,10 @@ _GROUPS: Final[tuple[tuple[object, Mapping[str, Any]], ...]] = (
             "seed": Seed,
         },
     ),
-    (CODEGEN, {"template": TemplateOpt, "prefix": Prefix, "golden": Golden}),
-    (
+    _Group(CODEGEN, "codegen", {"template": TemplateOpt, "prefix": Prefix, "golden": Golden}),
+    _Group(
         CHECK,
+        "check",
         {
             "max_drop_points": MaxDrop,
             "min_accuracy": MinAccuracy,
@@ -211,10 +245,11 @@ _GROUPS: Final[tuple[tuple[object, Mapping[str, Any]], ...]] = (
     ),
 )
 _COMMON: Final[Mapping[str, tuple[Any, object]]] = {
-    "config": (Config, None),
     "as_json": (Json, False),
     "quiet": (Quiet, False),
     "verbose": (Verbose, False),
+    "log_file": (LogFile, None),
+    "no_color": (NoColor, False),
     "traceback": (Traceback, False),
 }
 
@@ -223,13 +258,35 @@ def _parameter(name: str, kind: object, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
-def verb(*options: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def verb(
+    *options: object, borrowed: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function `(own parameters, **values)`.
 
     The command has the function's own parameters, the fields of the option dataclasses `options`
     (defaults instances such as `TRAIN`) and the options every verb has. `values` are the fields.
+
+    In a configuration file, the fields of an option dataclass are in the table of the verb that
+    they are of; the table of this verb wins over those. `borrowed` are own parameters that may
+    also stand in another verb's table: parameter -> that table.
     """
-    groups = [words for instance, words in _GROUPS if any(instance is o for o in options)]
+    groups = [group for group in _GROUPS if any(group.defaults is o for o in options)]
+
+    def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+        if not ctx.resilient_parsing:  # shell completion
+            _set_defaults(ctx, path, groups, borrowed)
+        return path
+
+    config = Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            is_eager=True,  # before the options whose defaults it sets
+            callback=read_config,
+            help="Options from a TOML file. [ndtool.toml]",
+        ),
+    ]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = [
@@ -238,17 +295,25 @@ def verb(*options: object) -> Callable[[Callable[..., None]], Callable[..., None
             if p.kind is not inspect.Parameter.VAR_KEYWORD
         ]
         fields = {
-            name: _parameter(name, kind, getattr(instance, name))
-            for instance, words in zip(options, groups, strict=True)
-            for name, kind in words.items()
+            name: _parameter(name, kind, getattr(group.defaults, name))
+            for group in groups
+            for name, kind in group.words.items()
         }
         shared = [_parameter(name, *row) for name, row in _COMMON.items()]
-        everything = [*own, *fields.values(), *shared]
+        everything = [*own, *fields.values(), _parameter("config", config, None), *shared]
 
         @functools.wraps(function)
         def command(**values: Any) -> None:
-            mode = {name: values.pop(name) for name in _COMMON}
-            console.configure(quiet=mode["quiet"], verbose=mode["verbose"], as_json=mode["as_json"])
+            mode = {name: values.pop(name) for name in ("config", *_COMMON)}
+            if mode["no_color"]:
+                os.environ["NO_COLOR"] = "1"
+            console.configure(
+                quiet=mode["quiet"],
+                verbose=mode["verbose"],
+                as_json=mode["as_json"],
+                log_file=mode["log_file"],
+            )
+            _require_finite(values)
             function(**values)
 
         command.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined] # read by Typer
@@ -258,10 +323,111 @@ def verb(*options: object) -> Callable[[Callable[..., None]], Callable[..., None
     return decorate
 
 
+def _require_finite(values: Mapping[str, object]) -> None:
+    # Bounds do not bar them: `nan < 0` is false, and many options have no upper bound.
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            flag = f"--{WORD_OF.get(name, name).replace('_', '-')}"
+            raise typer.BadParameter(f"{value} is not a finite number", param_hint=f"'{flag}'")
+
+
+def _set_defaults(
+    ctx: typer.Context, path: Path | None, groups: list[_Group], borrowed: Mapping[str, str]
+) -> None:
+    """Make the values of the configuration file the defaults of this command.
+
+    Raises:
+        InputError, ConfigError: missing or unreadable, an unknown key, a value that its option
+            does not take; all tables are checked, also those of other verbs.
+    """
+    found = path or find_config(Path.cwd())
+    root = ctx.find_root().command
+    if found is None or not isinstance(root, TyperGroup):
+        return
+    options = {
+        name: _options_by_key(command)
+        for name, command in root.commands.items()
+        if isinstance(command, TyperCommand)
+    }
+    values = {
+        table: {
+            options[table][key].name: _checked(
+                ctx, options[table][key], value, f"{table}.{key}", found
+            )
+            for key, value in rows.items()
+        }
+        for table, rows in load_config(found, options).items()
+    }
+    own = values.get(ctx.info_name or "", {})
+    of_verb = {
+        group.table: {
+            field: value
+            for field, value in (values.get(group.table, {}) | own).items()
+            if field in group.words
+        }
+        for group in groups
+    }
+    merged = {
+        field: values[table][field]
+        for field, table in borrowed.items()
+        if field in values.get(table, {})
+    }
+    for rows in of_verb.values():
+        merged |= rows
+    ctx.meta[_FROM_FILE] = of_verb
+    ctx.default_map = merged | own
+
+
+def _options_by_key(command: TyperCommand) -> dict[str, TyperOption]:
+    """Key of a configuration file -> option: the long flag with `_`."""
+    keys = {}
+    for option in command.params:
+        if isinstance(option, TyperOption):
+            flag = next(word for word in option.opts if word.startswith("--"))
+            keys[flag.removeprefix("--").replace("-", "_")] = option
+    return {key: option for key, option in keys.items() if key not in _NOT_IN_FILES}
+
+
+def _checked(
+    ctx: typer.Context, option: TyperOption, value: object, key: str, path: Path
+) -> object:
+    """The value as the option's own type, as if it had been typed."""
+    parser = option.type_descriptor.parameter_info.parser
+    try:
+        if isinstance(value, bool) != option.is_flag:
+            kind = "true or false" if option.is_flag else "a value, not true or false,"
+            raise typer.BadParameter(f"{kind} is needed")
+        if isinstance(value, list) and parser is not int_list:
+            raise typer.BadParameter("one value is needed, not a list")
+        return option.process_value(ctx, value)
+    except typer.BadParameter as problem:
+        raise ConfigError(
+            problem.message.removeprefix("Value error, ").rstrip("."),
+            where=f"{path}: {key}",
+            remedy="see --help for what this option takes",
+            code="config.value",
+        ) from None
+
+
 def build(defaults: T, values: Mapping[str, Any]) -> T:
     """The option dataclass `defaults` with the fields that `values` names."""
     names = {f.name for f in dataclasses.fields(defaults)}  # type: ignore[arg-type] # a dataclass
     return dataclasses.replace(defaults, **{k: v for k, v in values.items() if k in names})  # type: ignore[type-var] # a dataclass
+
+
+def build_part(
+    ctx: typer.Context, defaults: T, values: Mapping[str, Any]
+) -> tuple[T, dict[str, str]]:
+    """The options of one verb inside `run`, and their origins.
+
+    Two verbs may have a field of the same name (`seed`, `workers`): a flag sets both, a file sets
+    each in the table of its verb.
+    """
+    (group,) = (g for g in _GROUPS if g.defaults is defaults)
+    given = {k: v for k, v in origins(ctx).items() if k in group.words and v == "flag"}
+    file: Mapping[str, Any] = ctx.meta.get(_FROM_FILE, {}).get(group.table, {})
+    typed = {field: values[field] for field in given}
+    return build(defaults, {**file, **typed}), dict.fromkeys(file, "file") | given
 
 
 def origins(ctx: typer.Context) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """ndtool run: the whole chain."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +10,31 @@ from ndtool import console
 from ndtool.cli.check import check_run, show_check
 from ndtool.cli.codegen import codegen_run
 from ndtool.cli.export import export_run
-from ndtool.cli.params import Force, Name, Out, build, origins, verb
+from ndtool.cli.params import Force, Name, Out, Resume, build_part, verb
 from ndtool.cli.train import train_run
 from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN
 
 
-@verb(TRAIN, EXPORT, CODEGEN, CHECK)
+@verb(TRAIN, EXPORT, CODEGEN, CHECK, borrowed={"name": "train", "out": "train"})
 def run(
     ctx: typer.Context,
     name: Name = "",
     out: Out = Path("runs"),
     force: Force = False,
+    resume: Resume = False,
     **values: Any,
 ) -> None:
     """Train, export --int8, codegen and check, skipping what is up to date."""
-    given = origins(ctx)
+    train_options, train_given = build_part(ctx, TRAIN, values)
+    export_options, export_given = build_part(ctx, EXPORT, values)
+    codegen_options, codegen_given = build_part(ctx, CODEGEN, values)
+    check_options, _ = build_part(ctx, CHECK, values)
     folder, trained = train_run(
-        build(TRAIN, values), given, name=name, out=out, force=force, resume=False
+        train_options, train_given, name=name, out=out, force=force, resume=resume
     )
-    exported = export_run(folder, build(EXPORT, values | {"int8": True}), given, force=force)
-    generated = codegen_run(folder, build(CODEGEN, values), given, force=force)
-    verdict = check_run(folder, build(CHECK, values), data="")
+    exported = export_run(folder, replace(export_options, int8=True), export_given, force=force)
+    generated = codegen_run(folder, codegen_options, codegen_given, force=force)
+    verdict = check_run(folder, check_options, data="")
     console.out_json(
         {
             "schema": "ndtool.run/1",

@@ -7,7 +7,6 @@ import typer
 
 from ndtool import console
 from ndtool.cli.params import Force, Name, Out, Resume, build, origins, verb
-from ndtool.errors import require
 from ndtool.options import TRAIN, TrainOptions
 
 
@@ -38,7 +37,6 @@ def train_run(
     from ndtool.prepare import prepare
 
     prepared = prepare(options, name=name, out=out)
-    require("torch")
     from ndtool.training.stage import train_stage
 
     result = train_stage(prepared, given, force=force, resume=resume)
@@ -47,6 +45,8 @@ def train_run(
         f"train    validation accuracy {result.best_accuracy:.2%} at epoch {result.best_epoch}"
         f" of {result.epochs}"
     )
+    console.out(f"files    {run}")
+    console.out(f"next     ndtool export {run} --int8")
     document = {
         "schema": "ndtool.train/1",
         "run": run,

@@ -15,6 +15,7 @@ from ndtool.contract import Contract
 from ndtool.data.splits import count_repeats
 from ndtool.data.types import U8, Facts, Source, Split
 from ndtool.errors import DataError, raise_all, require
+from ndtool.options import TrainOptions
 from ndtool.types import Part, Sha256
 
 _GRAY_MODES: Final = frozenset({"1", "L", "LA"})
@@ -50,19 +51,24 @@ class Inspection:
     input_shape: tuple[int, int, int]  # height, width, channels
     fit: str
     memory_bytes: int  # of all parts as train holds them
-    epochs: int
-    crop_px: int  # at the source's own resolution
+    epochs: int  # this and the next two: what train would do with the same options
+    crop_px: int
     flip: bool
     skipped: tuple[tuple[str, str], ...]  # id, reason
     notes: tuple[str, ...]
 
 
-def inspect_source(source: Source, contract: Contract) -> Inspection:
+def inspect_source(source: Source, contract: Contract, options: TrainOptions) -> Inspection:
     """Decode every part once, one part in memory at a time.
+
+    Args:
+        options: of the training, resolved for this source: no None in epochs, crop_px and flip.
 
     Raises:
         DataError: what `train` would refuse; the bad files of all parts at once.
     """
+    epochs, crop_px, flip = options.epochs, options.crop_px, options.flip
+    assert epochs is not None and crop_px is not None and flip is not None
     counts: dict[str, tuple[int, ...]] = {}
     facts: list[Facts] = []
     samples: list[tuple[Sha256, Part]] = []
@@ -103,9 +109,9 @@ def inspect_source(source: Source, contract: Contract) -> Inspection:
         input_shape=(spec.height, spec.width, spec.channels),
         fit=contract.resize.fit,
         memory_bytes=len(samples) * spec.height * spec.width * spec.channels,
-        epochs=info.epochs,
-        crop_px=info.augment.crop_px,
-        flip=info.augment.flip,
+        epochs=epochs,
+        crop_px=crop_px,
+        flip=flip,
         skipped=source.skipped,
         notes=(*info.notes, *_advice(modes, spec.channels)),
     )

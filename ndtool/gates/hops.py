@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import pairwise
+from typing import Final
 
 from ndtool.evaluate import Accuracy, drop_points
+from ndtool.rundir import Value
 from ndtool.types import Hop, Sha256
+
+# ONNX against torch: other summation order; a wrong layout or fold gives a hundred times more
+PARITY: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +25,7 @@ class HopRow:
     accuracy: Accuracy
     agreement: float | None  # share of samples with the same class, 0..1
     max_abs_diff: float | None  # largest difference of the real-valued outputs
+    largest_output: float = 1.0  # largest |real-valued output|
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,39 +75,90 @@ class Verdict:
 
 
 def judge_hops(
-    rows: list[HopRow], *, max_drop_points: float, min_accuracy: float | None
+    rows: Sequence[HopRow], *, max_drop_points: float, min_accuracy: float | None
 ) -> list[Judgement]:
-    """Drop from the first hop to each later one, and the floor of the last.
+    """Parity of ONNX, drop from the first hop to each later one, and the floor of int8.
 
     Exactly at a bound passes (users.md, 5.1); counts are compared, never rounded percent.
     """
     verdicts = []
-    bound = Fraction(repr(max_drop_points))
     if len(rows) < 2:
-        verdicts.append(
-            Judgement(
-                gate="drop", passed=None, text="only one hop could be run: nothing to compare"
+        only = "only one hop could be run: nothing to compare"
+        verdicts.append(Judgement(gate="drop", passed=None, text=only))
+    for before, row in pairwise(rows):
+        if (before.hop, row.hop) == (Hop.FLOAT, Hop.ONNX) and row.max_abs_diff is not None:
+            bound = PARITY * max(1.0, before.largest_output)
+            verdicts.append(
+                Judgement(
+                    gate="parity:onnx",
+                    passed=row.max_abs_diff <= bound,
+                    text=f"logits differ from torch by at most {row.max_abs_diff:.2g},"
+                    f" {bound:.2g} allowed",
+                )
             )
-        )
+    allowed = Fraction(repr(max_drop_points))
     for row in rows[1:]:
         drop = drop_points(rows[0].accuracy, row.accuracy)
         verdicts.append(
             Judgement(
                 gate=f"drop:{row.hop.value}",
-                passed=drop <= bound,
+                passed=drop <= allowed,
                 text=f"{rows[0].hop.value} to {row.hop.value} {float(drop):+.2f} points lost,"
                 f" at most {max_drop_points:g} allowed",
             )
         )
-    if min_accuracy is not None and rows:
-        last = rows[-1]
-        good = last.accuracy.exact >= Fraction(repr(min_accuracy))
-        verdicts.append(
-            Judgement(
-                gate="accuracy",
-                passed=good,
-                text=f"{last.hop.value} {last.accuracy.text},"
-                f" at least {100 * min_accuracy:.2f} % demanded",
-            )
+    if min_accuracy is not None:
+        verdicts.append(_judge_floor(rows, min_accuracy))
+    return verdicts
+
+
+def _judge_floor(rows: Sequence[HopRow], floor: float) -> Judgement:
+    """A floor that cannot be judged is not passed: the user asked for it."""
+    int8 = next((row for row in rows if row.hop is Hop.INT8), None)
+    demanded = f"at least {100 * floor:.2f} % demanded"
+    if int8 is None:
+        return Judgement(gate="accuracy", passed=False, text=f"no int8 model, {demanded}")
+    return Judgement(
+        gate="accuracy",
+        passed=int8.accuracy.exact >= Fraction(repr(floor)),
+        text=f"int8 {int8.accuracy.text}, {demanded}",
+    )
+
+
+def judge_folder(
+    problems: Sequence[str], rows: Sequence[HopRow], recorded: Mapping[str, Value], eval_sha256: str
+) -> list[Judgement]:
+    """Do the folder's files hold together, and do its recorded figures speak of these images?
+
+    Args:
+        problems: of `RunDir.problems`.
+        recorded: figures of the predict stage.
+        eval_sha256: of the evaluation set just read.
+    """
+    verdicts = [
+        Judgement(
+            gate="integrity",
+            passed=not problems,
+            text="; ".join(problems) or "every file is what its stage wrote",
         )
+    ]
+    known = recorded.get("eval_sha256")
+    if known is None:
+        text = "nothing recorded yet: ndtool export RUN --int8"
+        verdicts.append(Judgement(gate="eval_set", passed=None, text=text))
+        return verdicts
+    same = known == eval_sha256
+    text = "the images that export measured" if same else "other images than export measured"
+    verdicts.append(Judgement(gate="eval_set", passed=same, text=text))
+    for row in rows:
+        stored = recorded.get(f"accuracy_{row.hop.value}")
+        # Integers are the same everywhere; floats can tip a sample on another machine.
+        if same and row.hop is Hop.INT8 and row.engine.startswith("tflite-micro"):
+            verdicts.append(
+                Judgement(
+                    gate="metrics",
+                    passed=stored == row.accuracy.fraction,
+                    text=f"accuracy_int8 recorded {stored}, measured {row.accuracy.fraction}",
+                )
+            )
     return verdicts

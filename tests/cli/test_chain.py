@@ -94,6 +94,8 @@ def test_run_folder_without_train_and_elsewhere_is_complete(tiny: Path, tmp_path
     done = ndtool("export", moved, "--int8", "--calib", "60", cwd=tiny)
     assert done.code == 0, done.err
     assert "no train/ here" in done.err and "ranges: calib 50 -> 60" in done.err
+    assert "codegen:array is older" in ndtool("check", moved, "--max-drop", "20", cwd=tiny).out
+    assert ndtool("codegen", moved, cwd=tiny).code == 0
     assert ndtool("check", moved, "--max-drop", "20", cwd=tiny).code == 0
 
 
@@ -130,7 +132,7 @@ def test_a_broken_int8_file_fails_the_drop_gate(tiny: Path) -> None:
     path.write_bytes(write_tflite(replace(graph, tensors=tuple(tensors)), description="broken"))
     done = ndtool("check", "tiny", cwd=tiny)
     assert done.code == 3
-    assert "FAIL  drop:int8" in done.out
+    assert "FAIL  drop:int8" in done.out and "FAIL  integrity: export/model_int8" in done.out
 
 
 def test_other_training_options_are_refused_and_force_replaces(tiny: Path) -> None:
@@ -138,8 +140,43 @@ def test_other_training_options_are_refused_and_force_replaces(tiny: Path) -> No
     assert done.code == 2
     assert "lr 0.1 -> 0.05" in done.err and "--force" in done.err
     assert ndtool("train", *TINY_TRAIN, "--lr", "0.05", "--force", cwd=tiny).code == 0
-    stale = json.loads((tiny / RUN / "manifest.json").read_text())
-    assert set(stale["stages"]) == {"train"}
+    # The old student, ONNX and int8 files are still there: nothing may take them for the new net.
+    check = ndtool("check", "tiny", "--max-drop", "100", cwd=tiny)
+    assert check.code == 3 and "FAIL  integrity: extract is older than what it reads" in check.out
+    refused = ndtool("codegen", "tiny", cwd=tiny)
+    assert refused.code == 2 and "ndtool export" in refused.err
+    onnx_only = ndtool("export", "tiny", cwd=tiny)
+    assert onnx_only.code == 0 and "int8" not in onnx_only.out.split("files")[0], onnx_only.out
+    assert "of an older model" in onnx_only.err
+    assert ndtool("export", "tiny", "--int8", "--calib", "50", cwd=tiny).code == 0
+    assert ndtool("codegen", "tiny", cwd=tiny).code == 0
+    assert ndtool("check", "tiny", "--max-drop", "20", cwd=tiny).code == 0
+
+
+def test_a_refused_attempt_does_not_bar_the_next_one(tiny: Path) -> None:
+    args = ("train", "--data", "npz:tiny.npz", "--name", "fresh", "--epochs", "1", "--width", ".25")
+    assert ndtool(*args, "--device", "cuda:9", cwd=tiny).code == 2
+    assert ndtool(*args, "--batch-size", "300", "--lr", "1e30", cwd=tiny).code in (0, 2)
+    assert ndtool(*args, "--batch-size", "16", "--force", cwd=tiny).code == 0
+
+
+def test_changed_data_is_noticed(tiny: Path) -> None:
+    arrays = dict(np.load(tiny / "tiny.npz"))
+    arrays["x_test"] = arrays["x_test"][:50]
+    arrays["y_test"] = arrays["y_test"][:50]
+    np.savez(tiny / "tiny.npz", **arrays)
+    done = ndtool("check", "tiny", "--max-drop", "20", cwd=tiny)
+    assert done.code == 3 and "FAIL  eval_set" in done.out
+    export = ndtool("export", "tiny", "--int8", "--calib", "50", cwd=tiny)
+    assert export.code == 0 and "predict: data changed" in export.err
+    assert ndtool("check", "tiny", "--max-drop", "20", cwd=tiny).code == 0
+
+
+def test_edited_metrics_fail(tiny: Path) -> None:
+    path = tiny / RUN / "metrics.json"
+    path.write_text(path.read_text().replace('"accuracy_int8"', '"accuracy_intx"'))
+    done = ndtool("check", "tiny", "--max-drop", "20", cwd=tiny)
+    assert done.code == 3 and "metrics.json" in done.out
 
 
 def test_json_is_one_document_for_every_verb(tiny: Path) -> None:
@@ -175,6 +212,15 @@ def test_foreign_onnx_goes_the_same_way(tiny: Path) -> None:
     ours = (tiny / RUN / "export/model_int8.tflite").read_bytes()
     assert (tiny / "runs/foreign/export/model_int8.tflite").read_bytes() == ours
     assert ndtool("check", "foreign", cwd=tiny).code == 0
+    # into the trained run: refused; another ONNX under the same name: noticed
+    rest = ("--calib-data", "npz:tiny.npz", "--out", RUN)
+    assert ndtool("export", *given, *rest, cwd=tiny).code == 2
+    train = ("--data", "npz:tiny.npz", "--width", ".25", "--epochs", "1", "--batch-size", "16")
+    assert ndtool("train", *train, "--name", "other", cwd=tiny).code == 0
+    assert ndtool("export", "other", cwd=tiny).code == 0
+    shutil.copy(tiny / "runs/other/export/model.onnx", tiny / RUN / "export/model.onnx")
+    rest = ("--calib-data", "npz:tiny.npz", "--out", "runs/foreign")
+    assert "import: onnx changed" in ndtool("export", *given, *rest, cwd=tiny).err
 
 
 def test_without_torch_everything_after_extract_works(tiny: Path) -> None:
@@ -187,11 +233,14 @@ def test_without_torch_everything_after_extract_works(tiny: Path) -> None:
         "u.find_spec = lambda n, *a: None if n.split('.')[0] == 'torch' else real(n, *a)\n"
     )
     (block / "sitecustomize.py").write_text(hide)
-    shutil.rmtree(tiny / RUN / "train")
     env = {"PYTHONPATH": str(block)}
+    up_to_date = ndtool("export", "tiny", "--int8", "--calib", "50", cwd=tiny, env=env)
+    assert up_to_date.code == 0, up_to_date.err
+    assert ndtool("train", *TINY_TRAIN, cwd=tiny, env=env).code == 0
+    shutil.rmtree(tiny / RUN / "train")
     done = ndtool("export", "tiny", "--int8", "--calib", "50", "--force", cwd=tiny, env=env)
     assert done.code == 0, done.err
     assert "float hop not run again: torch is not installed" in done.err
     assert ndtool("check", "tiny", "--max-drop", "20", cwd=tiny, env=env).code == 0
     train = ndtool("train", "--data", "npz:tiny.npz", "--name", "new", cwd=tiny, env=env)
-    assert train.code == 7 and "ndtool[train]" in train.err
+    assert train.code == 7 and "[train]" in train.err

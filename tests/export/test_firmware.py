@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from array_models import tiny_contract
 from host_tools import C99, compile_ok
+from shared_models import shared_model
 
 from ndtool.contract import Contract, InputSpec, Resize, unit_normalize
 from ndtool.errors import ConfigError, ContractError, InputError, require
@@ -19,7 +20,8 @@ from ndtool.export.runners import tflm_arena_bytes
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.quant.pixels import quantize_pixels
 
-MODELS = Path(__file__).parents[3] / "shared" / "models"
+pytestmark = pytest.mark.usefixtures("tflite_micro")
+
 SIDE = 6
 CONTRACT = Contract(
     input=InputSpec(height=SIDE, width=SIDE, channels=1, color="GRAY"),
@@ -128,7 +130,7 @@ MEASURED = {
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_arena_is_enough_where_it_was_measured(name: str) -> None:
-    tflite = foreign(name)
+    tflite = shared_model(name)
     arena = tflm.arena_bytes(read_tflite(tflite), tflm_arena_bytes(tflite))
     assert arena >= max(MEASURED[name]) + 16
     assert arena <= max(MEASURED[name]) * 1.1
@@ -136,7 +138,7 @@ def test_arena_is_enough_where_it_was_measured(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["kws", "person_detect"])
 def test_project_of_a_foreign_model_compiles(name: str, tmp_path: Path) -> None:
-    tflite = foreign(name)
+    tflite = shared_model(name)
     model = build_array_model(
         tflite, contract=None, pixels=None, prefix=name, golden=2, progress=lambda done: None
     )
@@ -144,10 +146,3 @@ def test_project_of_a_foreign_model_compiles(name: str, tmp_path: Path) -> None:
     for file, data in emit_array(model).items():
         (tmp_path / file).write_bytes(data)
     compile_ok(C99, sorted(tmp_path.glob("*.c")), "-c", cwd=tmp_path)
-
-
-def foreign(name: str) -> bytes:
-    path = MODELS / f"{name}.tflite"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not beside this checkout")
-    return path.read_bytes()

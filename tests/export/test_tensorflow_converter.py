@@ -3,7 +3,6 @@
 import math
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +36,7 @@ from ndtool.types import Converter, FcScales, Runtime
 F32 = NDArray[np.float32]
 SIDE = 12
 
-needs_tensorflow = pytest.mark.skipif(
-    find_spec("tensorflow") is None, reason="pip install 'ndtool[tensorflow]'"
-)
+needs_tensorflow = pytest.mark.usefixtures("tensorflow", "tflite_micro")
 
 
 def contract(*, imagenet: bool = False) -> Contract:
@@ -226,7 +223,7 @@ def test_a_slow_conversion_is_stopped() -> None:
 def test_missing_tensorflow_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorflow_converter, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ToolMissingError, match=r"ndtool\[tensorflow\]"):
+    with pytest.raises(ToolMissingError, match=r"\[tensorflow\]"):
         convert_with_tensorflow(residual_net(), images(), contract(), fc=FcScales.PER_CHANNEL)
 
 

@@ -1,6 +1,7 @@
-"""Compilers and formatters in tests: found, or the test skips with the line that installs them.
+"""Programs and Python packages that tests need: found, or the test skips and says how to install.
 
-With NDTOOL_REQUIRE_TOOLS=1 (CI) a missing tool fails the test instead.
+With NDTOOL_REQUIRE_TOOLS=1 (CI) a missing one fails the test instead. No test skips for a missing
+tool in any other way (tests/repo/test_host_tools.py).
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+
+from ndtool.errors import EXTRA_OF, install_line
 
 INSTALL = {
     "gcc": "apt-get install gcc libc6-dev",
     "g++": "apt-get install g++",
-    "clang-format": "pip install -c constraints.txt 'ndtool[dev]'",
+    "clang-format": install_line("dev"),
 }
 # The warnings that generated C is free of; the second group exists for C only.
 _WARNINGS = """
@@ -35,9 +40,19 @@ def require_tool(name: str) -> str:
     """Path of the program `name`, of this Python's own bin folder first."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is not None:
-        return found
-    reason = f"{name} not found; install: {INSTALL[name]}"
+    if found is None:
+        _missing(name, INSTALL[name])
+    return found
+
+
+def require_package(name: str) -> None:
+    """The optional package `name` is installed; it is not imported."""
+    if find_spec(name) is None:
+        _missing(name, install_line(EXTRA_OF[name]))
+
+
+def _missing(name: str, install: str) -> NoReturn:
+    reason = f"{name} not found; install: {install}"
     if os.environ.get("NDTOOL_REQUIRE_TOOLS") == "1":
         pytest.fail(reason)
     pytest.skip(reason)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
+from host_tools import require_package
 
 WORKER = Path(__file__).with_name("tflm_worker.py")
 I8 = np.ndarray
@@ -65,7 +65,7 @@ def run_tflm(model: bytes, *inputs: I8, outputs: int = 1, tensors: list[int] | N
     Raises:
         TflmError: tflite_micro refused the model or aborted.
     """
-    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (linux x86-64 only)")
+    require_package("tflite_micro")
     request = {f"x{i}": x for i, x in enumerate(inputs)}
     request |= {
         "model": np.frombuffer(model, np.uint8),

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ndtool.config import find_config, load_config, replace_table, table_text
+from ndtool.config import find_config, load_config, load_run_table, replace_table, table_text
 from ndtool.errors import ConfigError, InputError
 
-KNOWN = {"train": {"epochs", "data"}, "check": {"max_drop_points"}}
+KNOWN = {"train": {"epochs", "data"}, "check": {"max_drop"}}
 
 
 def write(tmp_path: Path, text: str | bytes) -> Path:
@@ -32,7 +32,11 @@ def test_tables_are_read(tmp_path: Path) -> None:
         ("[train", ("not a TOML file",)),
         ("train = 3", ("outside of any table",)),
         ("[train]\nepochs = {a = 1}", ("not a plain value",)),
+        ("[train]\nepochs = [[1]]", ("not a plain value",)),
+        ("[train]\nepochs = 0x" + "f" * 9000, ("not a plain value",)),
         (b"\xff\xfe", ("not a TOML file",)),
+        ("[train]\nepochs = " + "9" * 5000, ("not a TOML file",)),
+        ("[train]\nepochs = " + "[" * 5000, ("not a TOML file",)),
     ],
 )
 def test_refusals_name_the_key(tmp_path: Path, text: str | bytes, words: tuple[str, ...]) -> None:
@@ -76,3 +80,18 @@ def test_replacing_one_table_keeps_the_others() -> None:
     text = replace_table(text, "train", table_text("train", {"a": (3, "file")}))
     assert tomllib.loads(text) == {"train": {"a": 3}, "export": {"b": 2}}
     assert "a = 3  # file" in text
+
+
+def test_files_have_the_words_users_type_and_give_the_fields_back(tmp_path: Path) -> None:
+    fields: dict[str, object] = {"crop_px": 2, "epochs": 3}
+    text = table_text("train", {k: (v, "flag") for k, v in fields.items()})
+    assert tomllib.loads(text)["train"] == {"crop": 2, "epochs": 3}
+    assert load_run_table(write(tmp_path, text), "train") == fields
+    drop = table_text("check", {"max_drop_points": (1.5, "file")})
+    assert load_config(write(tmp_path, drop), KNOWN) == {"check": {"max_drop": 1.5}}
+
+
+@pytest.mark.parametrize("text", ["[train", b"\xff", "train = 3", "[export]\ncalib = 1"])
+def test_a_run_table_that_cannot_be_read_is_empty(tmp_path: Path, text: str | bytes) -> None:
+    assert load_run_table(write(tmp_path, text), "train") == {}
+    assert load_run_table(tmp_path / "none.toml", "train") == {}

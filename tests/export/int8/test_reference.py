@@ -2,11 +2,11 @@
 
 import hashlib
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import single_op
+from shared_models import shared_model
 from tflm import TflmError, run_tflm
 
 from ndtool.errors import InputError
@@ -31,7 +31,6 @@ from ndtool.quant import kernels
 
 FAST_CASES = 40  # of each operation
 SLOW_CASES = 600
-MODELS = Path(__file__).resolve().parents[4] / "shared" / "models"
 # first 16 hex digits of the sha256 of tflite_micro's outputs for 20 inputs (default_rng(1))
 MODEL_OUTPUTS = {
     "person_detect": "458b165415df0e5e",
@@ -205,13 +204,6 @@ def test_equal_logits_of_many_classes() -> None:
     with pytest.raises(TflmError, match="aborted"):
         run_tflm(write_tflite(graph, description=""), x)
     assert set(run_graph(graph, x)[0].ravel()) <= {-128, -127}
-
-
-def shared_model(name: str) -> bytes:
-    path = MODELS / f"{name}.tflite"
-    if not path.exists():
-        pytest.skip(f"../shared/models/{path.name} is not here")
-    return path.read_bytes()
 
 
 @pytest.mark.parametrize("name", MODEL_OUTPUTS)

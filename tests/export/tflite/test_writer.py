@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import single_op
+from host_tools import require_package
 from int8_network import network
 from tflm import run_tflm
 
@@ -31,7 +32,9 @@ def test_whole_network_equals_tflite_micro(fc_scales: int) -> None:
 
 
 def litert_outputs(data: bytes, *inputs: np.ndarray) -> np.ndarray:
-    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    require_package("ai_edge_litert")
+    from ai_edge_litert import interpreter as litert
+
     interpreter = litert.Interpreter(
         model_content=data,
         num_threads=1,

@@ -13,13 +13,20 @@ import pytest
 from pictures import contract_of, encoded, make_folder, make_given, noise
 from PIL import Image
 
+from ndtool.contract import Contract
 from ndtool.data.folder import open_folder
-from ndtool.data.inspect import contact_sheet, inspect_source, report_lines
-from ndtool.data.types import DataOptions
+from ndtool.data.inspect import Inspection, contact_sheet, inspect_source, report_lines
+from ndtool.data.types import DataOptions, Source
 from ndtool.errors import DataError
+from ndtool.options import TRAIN
+from ndtool.prepare import resolve
 from ndtool.types import Part
 
 LABELS = ("a", "b")
+
+
+def inspected(source: Source, contract: Contract) -> Inspection:
+    return inspect_source(source, contract, resolve(TRAIN, source.info, contract))
 
 
 def test_figures_of_a_folder(tmp_path: Path) -> None:
@@ -36,7 +43,7 @@ def test_figures_of_a_folder(tmp_path: Path) -> None:
     shutil.copy(sorted(root.glob("val/a/*"))[0], root / "val" / "a" / "again.png")
     source = open_folder(str(root), DataOptions())
     contract = contract_of(LABELS, side=16, fit="squash")
-    found = inspect_source(source, contract)
+    found = inspected(source, contract)
     assert found.counts == {"train": (11, 9), "val": (10, 10), "test": (9, 9)}
     assert found.imbalance == 30 / 28
     assert (found.width_px, found.height_px) == ((8, 10), (8, 20))  # upright
@@ -60,8 +67,8 @@ def test_gray_images_are_pointed_out(tmp_path: Path) -> None:
     for path in root.glob("*/*/*.png"):
         Image.open(path).convert("L").save(path)
     source = open_folder(str(root), DataOptions())
-    assert any("--gray" in note for note in inspect_source(source, contract_of()).notes)
-    assert not inspect_source(source, contract_of(channels=1)).notes
+    assert any("--gray" in note for note in inspected(source, contract_of()).notes)
+    assert not inspected(source, contract_of(channels=1)).notes
 
 
 def test_bad_files_of_all_parts_at_once(tmp_path: Path) -> None:
@@ -70,10 +77,10 @@ def test_bad_files_of_all_parts_at_once(tmp_path: Path) -> None:
         for n in range(2):
             (root / part / "a" / f"bad{n}.png").write_bytes(b"%%!PS %d" % n + part.encode())
     with pytest.raises(DataError) as caught:
-        inspect_source(open_folder(str(root), DataOptions()), contract_of())
+        inspected(open_folder(str(root), DataOptions()), contract_of())
     assert len([caught.value, *caught.value.more]) == 6
     skipping = open_folder(str(root), DataOptions(skip_bad_files=True))
-    found = inspect_source(skipping, contract_of())
+    found = inspected(skipping, contract_of())
     assert len(found.skipped) == 6
     assert found.counts["test"] == (9, 9)
     assert "train/a/bad0.png" in "\n".join(report_lines(found))
@@ -82,7 +89,7 @@ def test_bad_files_of_all_parts_at_once(tmp_path: Path) -> None:
 def test_what_concerns_every_part_is_told_once(tmp_path: Path) -> None:
     source = open_folder(str(make_folder(tmp_path / "d")), DataOptions())
     with pytest.raises(DataError) as caught:
-        inspect_source(source, contract_of(("x", "y")))
+        inspected(source, contract_of(("x", "y")))
     assert caught.value.more == ()
 
 
@@ -102,4 +109,4 @@ def test_contact_sheet_of_hostile_labels(tmp_path: Path) -> None:
     labels = ("\U0001f33c\u202e\x1b[31m", "a" * 200)
     source = open_folder(str(make_folder(tmp_path / "d", labels)), DataOptions())
     assert contact_sheet(source, contract_of(labels)) == contact_sheet(source, contract_of(labels))
-    assert "\x1b" not in "\n".join(report_lines(inspect_source(source, contract_of(labels))))
+    assert "\x1b" not in "\n".join(report_lines(inspected(source, contract_of(labels))))

@@ -1,0 +1,36 @@
+"""`ndtool check`: run every hop's model on the test images and judge; writes nothing."""
+
+from __future__ import annotations
+
+from ndtool.export.hops import evaluation_set, hop_rows, predict_hops
+from ndtool.gates.hops import Verdict, judge_folder, judge_hops
+from ndtool.options import CheckOptions
+from ndtool.rundir import RunDir
+
+
+def check_run(run: RunDir, options: CheckOptions, *, data: str) -> Verdict:
+    """The verdict on one run folder.
+
+    Args:
+        data: another place for the run's data; "" for the one it was trained on.
+
+    Raises:
+        InputError: the folder or its data cannot be read.
+    """
+    images = evaluation_set(run, data)
+    hops = predict_hops(run, images, runtime=options.runtime, workers=options.workers)
+    rows = hop_rows(hops, images.labels)
+    predict = run.manifest().stages.get("predict")
+    recorded = {} if predict is None else predict.figures
+    judgements = [
+        *judge_folder(run.problems(), rows, recorded, images.sha256()),
+        *judge_hops(
+            rows, max_drop_points=options.max_drop_points, min_accuracy=options.min_accuracy
+        ),
+    ]
+    return Verdict(
+        rows=tuple(rows),
+        judgements=tuple(judgements),
+        eval_count=len(images),
+        eval_sha256=images.sha256(),
+    )
