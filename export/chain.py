@@ -102,7 +102,7 @@ def extract(run: RunDir, *, force: bool) -> None:
         InputError: neither checkpoint nor student.
     """
     if not run.has(BEST):
-        if not run.has(STUDENT):
+        if not run.has(STUDENT) or (run / "train").is_dir():
             raise InputError(
                 "no trained network in the run folder",
                 where=str(run / BEST),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ndtool.errors import InputError
 from ndtool.export.hops import evaluation_set, hop_rows, predict_hops
 from ndtool.gates.hops import Verdict, judge_folder, judge_hops
 from ndtool.options import CheckOptions
-from ndtool.rundir import RunDir
+from ndtool.rundir import ONNX, RunDir
 
 
 def check_run(run: RunDir, options: CheckOptions, *, data: str) -> Verdict:
@@ -17,6 +18,13 @@ def check_run(run: RunDir, options: CheckOptions, *, data: str) -> Verdict:
     Raises:
         InputError: the folder or its data cannot be read.
     """
+    if not run.has(ONNX):
+        raise InputError(
+            "nothing to check: the run is not exported",
+            where=str(run.path),
+            remedy=f"ndtool export {run.path} --int8",
+            code="run.not-exported",
+        )
     images = evaluation_set(run, data)
     hops = predict_hops(run, images, runtime=options.runtime, workers=options.workers)
     rows = hop_rows(hops, images.labels)

@@ -133,7 +133,8 @@ def predict_hops(
 
             hops.append(_float_hop(Hop.FLOAT, "torch", float_logits(run, images.images)))
         else:
-            hops += _stored(run, Hop.FLOAT, images, "torch is not installed")
+            missing = "torch is not installed" if run.has(STUDENT) else f"{STUDENT} is missing"
+            hops += _stored(run, Hop.FLOAT, images, missing)
     if run.has(ONNX):
         if find_spec("onnxruntime") is not None:
             logits = run_onnx((run / ONNX).read_bytes(), images.images, contract)
@@ -209,8 +210,7 @@ def _not_usable(run: RunDir, name: str, model: str, images: Split) -> str:
 def hop_rows(hops: list[HopPrediction], labels: I64) -> list[HopRow]:
     """Accuracy of each hop, agreement and largest difference against the one before."""
     rows = []
-    befores = [None, *hops[:-1]]
-    for before, hop in zip(befores, hops, strict=True):
+    for before, hop in zip([None, *hops], hops, strict=False):
         same = None if before is None else agreement(before.predicted, hop.predicted).fraction
         rows.append(
             HopRow(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from ndtool import console
+from ndtool.console import visible
 from ndtool.contract import Contract, load_contract
 from ndtool.data.types import Split
 from ndtool.errors import InputError
@@ -14,6 +15,7 @@ from ndtool.export.codegen.project import write_project
 from ndtool.export.firmware import build_array_model
 from ndtool.export.hops import evaluation_set, present_data
 from ndtool.export.int8.ir import op_name
+from ndtool.export.tflite.reader import read_tflite
 from ndtool.options import CodegenOptions
 from ndtool.rundir import (
     CODEGEN,
@@ -76,6 +78,7 @@ def codegen_file(
     """Write the C project of any full-int8 file into `out`; gives its figures."""
     contract = None if contract_path is None else load_contract(contract_path)
     data = read_bounded(tflite, MAX_TFLITE_BYTES)
+    read_tflite(data, where=visible(str(tflite)))  # refusals name the user's file
     model = _model(data, contract=contract, images=None, options=options)
     write_project(out, emit_array(model), marker=marker_name(options.prefix))
     return _figures(model)

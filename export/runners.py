@@ -8,7 +8,6 @@ caller gets either all outputs or one NdError, and no child is left.
 from __future__ import annotations
 
 import math
-import os
 import re
 import subprocess
 import tempfile
@@ -35,6 +34,7 @@ from ndtool.export.worker_process import (
     worker_command,
     worker_environment,
 )
+from ndtool.machine import usable_cores
 from ndtool.quant.pixels import normalize_pixels
 from ndtool.rundir import package_versions
 from ndtool.types import Runtime
@@ -159,7 +159,7 @@ def run_int8(
     engine = _engine(runtime)
     total = len(images)
     _require_images(total)
-    shares = _shares(total, workers or _cores())
+    shares = _shares(total, workers or usable_cores())
     with _children(model) as (folder, children):
         np.save(folder / "x.npy", np.ascontiguousarray(images), allow_pickle=False)
         for index, (first, last) in enumerate(shares):
@@ -232,12 +232,6 @@ def _require_images(count: int) -> None:
             remedy="name a data set with images in this part",
             code="runner.no-images",
         )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _shares(total: int, workers: int) -> list[tuple[int, int]]:

@@ -117,11 +117,27 @@ def _guard(line: str) -> str:
     return f".{line}" if line.lstrip().startswith("::") else line
 
 
-def _write(stream: TextIO, text: str) -> None:
+class OutputLost(BaseException):
+    """stdout cannot be written any more; past `except Exception`, up to `main`."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """Lines on a stream; nothing when the process was started with it closed."""
+    if stream is None:
+        return
     safe = "\n".join(_guard(line) for line in text.split("\n"))
     encoding = stream.encoding or "utf-8"
-    stream.write(safe.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()
+    try:
+        stream.write(safe.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+    except OSError as broken:
+        if stream is sys.stdout:
+            raise OutputLost(broken) from broken
+        # stderr is gone: there is nobody to tell
 
 
 def out(text: str) -> None:

@@ -6,6 +6,7 @@ What `train` needs before torch is loaded, and what refuses a folder that holds 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,16 +30,30 @@ from ndtool.data.types import DataOptions, Source, SourceInfo
 from ndtool.errors import ConfigError, InputError
 from ndtool.models import make_spec
 from ndtool.options import TrainOptions
-from ndtool.rundir import CHECKPOINT, CONFIG, CONTRACT, LABELS, SPLIT, RunDir, StageKey, Value, slug
+from ndtool.rundir import (
+    CHECKPOINT,
+    CONFIG,
+    CONTRACT,
+    LABELS,
+    LOCK,
+    MANIFEST,
+    SPLIT,
+    RunDir,
+    StageKey,
+    Value,
+    slug,
+)
 from ndtool.types import Recipe, Sha256
 
 TRAIN_VERSION: Final = 1  # of the train stage: raised when the same options give other weights
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Options that only matter to the recipe netdistiller
 _DISTILLER_ONLY: Final = ("student_loss", "surgery", "expand", "uncertainty")
 # Options that change how a run is done, not what comes out of it
 NOT_COMPARED: Final = ("device", "threads")
+_PLACE: Final = ("name", "out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +82,13 @@ def prepare(options: TrainOptions, *, name: str, out: Path) -> Prepared:
     Raises:
         DataError, ConfigError, ContractError: as the parts say.
     """
+    if name and not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{visible(name)!r} is no name for a run",
+            where="--name",
+            remedy="use letters, digits, '.', '_' and '-'; the folder is --out",
+            code="option.name",
+        )
     if not options.data.isprintable():
         raise ConfigError(
             "the path of the data holds bytes that are no text",
@@ -175,19 +197,27 @@ def train_key(prepared: Prepared) -> StageKey:
 
 
 def require_same_training(prepared: Prepared) -> None:
-    """Refuse a folder that holds a training with other options.
+    """Refuse a folder that holds a training with other options, or something else.
 
     Raises:
         InputError: names the options that differ and how to go on.
     """
     run = prepared.run
+    is_run = any(run.has(name) for name in (CONFIG, CONTRACT, MANIFEST))
+    if not is_run and any(path.name != LOCK for path in run.path.iterdir()):
+        raise InputError(
+            "the folder holds something else than a run",
+            where=visible(str(run.path)),
+            remedy="choose another --name or --out",
+            code="run.not-ours",
+        )
     if not run.has(CHECKPOINT) and "train" not in run.manifest().stages:
         return  # nothing was trained yet: a refused attempt must not bar the next one
     stored = load_run_table(run / CONFIG, "train")
     mine = settings(prepared.options)
     differing = [
         f"{key} {stored.get(key, 'unset')} -> {mine.get(key, 'unset')}"
-        for key in sorted({*stored, *mine} - set(NOT_COMPARED))
+        for key in sorted({*stored, *mine} - {*NOT_COMPARED, *_PLACE})
         if stored.get(key) != mine.get(key)
     ]
     if differing:
@@ -217,7 +247,8 @@ def write_start(prepared: Prepared, given: Mapping[str, str]) -> list[str]:
     """
     run = prepared.run
     how = {key: getattr(prepared.options, key) for key in NOT_COMPARED}
-    write_config(run, "train", settings(prepared.options) | how, given)
+    place = {"name": run.path.name, "out": str(run.path.parent)}
+    write_config(run, "train", settings(prepared.options) | how | place, given)
     labels = "".join(f"{label}\n" for label in prepared.contract.labels)
     rows = ["path,sha256,split"]
     for name, digest, part in prepared.source.split_table():

@@ -68,7 +68,18 @@ def sha256_bytes(data: bytes) -> Sha256:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` at once: temporary name beside it, fsync, rename."""
+    """Replace `path` by `data` at once: temporary name beside it, fsync, rename.
+
+    Raises:
+        InputError: `path` is a link, folder, device or pipe.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(
+            "will not replace what is no regular file",
+            where=str(path),
+            remedy="name another file",
+            code="output.not-a-file",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -222,7 +233,7 @@ class RunDir:
         manifest = self.manifest()
         row = manifest.stages.get(key.stage)
         if row is None:
-            return "not done yet"
+            return "first time"
         if row.version != key.version:
             return f"made by version {row.version} of the stage, now {key.version}"
         for name in sorted({*row.options, *key.options}):
@@ -355,6 +366,13 @@ class RunDir:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / LOCK
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise InputError(
+                "the lock is no regular file",
+                where=str(path),
+                remedy="delete it",
+                code="run.lock",
+            )
         handle = _acquire(path)
         if handle is None:
             raise InputError(
@@ -420,9 +438,8 @@ def read_bounded(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
     """
     try:
         if not path.is_file():
-            raise InputError(
-                "no such file", where=str(path), remedy="check the path", code="input.missing"
-            )
+            what = "not a regular file" if path.exists() else "no such file"
+            raise InputError(what, where=str(path), remedy="check the path", code="input.missing")
         if path.stat().st_size > limit:
             raise InputError(
                 f"file is larger than {limit:,} bytes",

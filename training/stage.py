@@ -68,6 +68,8 @@ def _train(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> Stag
     run, source = prepared.run, prepared.source
     images = source.load(Part.TRAIN, prepared.contract)
     validation = source.load(Part.VAL, prepared.contract)
+    # Not looked at, only decoded: a bad test image must not be found after hours of training.
+    source.load(Part.TEST, prepared.contract)
     # Only now is anything of an earlier training touched.
     run.forget("train")
     if force:
@@ -89,9 +91,10 @@ def _fit(prepared: Prepared, images: Split, validation: Split) -> TrainResult:
 
     options = prepared.options
     assert options.epochs is not None
+    place = console.visible(str(prepared.run.path))
     console.info(
         f"train: {options.model} width {options.width:g} on {len(images)} images,"
-        f" {options.recipe.value}, {options.epochs} epochs, into {prepared.run.path}"
+        f" {options.recipe.value}, {options.epochs} epochs, into {place}"
     )
     console.set_resume_hint(
         f"last checkpoint {prepared.run / CHECKPOINT}; repeat the command to go on"

@@ -26,7 +26,7 @@ from ndtool.contract import Contract
 from ndtool.data.types import Split
 from ndtool.errors import ConfigError, DataError
 from ndtool.machine import usable_cores
-from ndtool.options import TrainOptions
+from ndtool.options import TRAIN_BOUNDS, WORD_OF, TrainOptions
 from ndtool.prepare import NOT_COMPARED
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, TRAIN_LOG, RunDir, Value
 from ndtool.training import checkpoint
@@ -167,31 +167,17 @@ def _plain(value: Value) -> Value:
 
 
 def check_options(options: TrainOptions) -> None:
-    """Numbers of any origin within bounds; the first bad one is named as the user writes it."""
-    o = options
-    assert o.epochs is not None
-    assert o.crop_px is not None
-    assert o.flip is not None
-    rules = (
-        ("--epochs", o.epochs, 1, checkpoint.MAX_EPOCHS),
-        ("--batch-size", o.batch_size, 2, 1_000_000),  # batch norm needs two values
-        ("--lr", o.lr, 1e-12, 1e12),
-        ("--warmup", o.warmup, 0.0, 0.99),
-        ("--momentum", o.momentum, 0.0, 0.9999),
-        ("--weight-decay", o.weight_decay, 0.0, 10.0),
-        ("--label-smoothing", o.label_smoothing, 0.0, 0.99),
-        ("--clip-norm", o.clip_norm, 0.0, 1e12),
-        ("--uncertainty", o.uncertainty, 0.0, 1.0),
-        ("--expand", o.expand, 2, checkpoint.MAX_RATE),
-        ("--crop", o.crop_px, 0, 1024),
-        ("--seed", o.seed, 0, 2**63 - 1),
-        ("--threads", o.threads, 0, 1024),
-    )
-    for name, value, low, high in rules:
+    """Numbers of any origin within `TRAIN_BOUNDS`; names the first bad one as the user writes it.
+
+    Raises:
+        ConfigError: a value is out of bounds or not finite.
+    """
+    for field, (low, high) in TRAIN_BOUNDS.items():
+        value = getattr(options, field)
         if not (math.isfinite(value) and low <= value <= high):
             raise ConfigError(
                 f"{value} is out of bounds",
-                where=name,
+                where=f"--{WORD_OF.get(field, field).replace('_', '-')}",
                 remedy=f"use {low} to {high}",
                 code="train.option",
             )

@@ -1,5 +1,6 @@
 """ndtool check."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,12 +24,19 @@ def check(run: RunArg, data: EvalData = "", **values: Any) -> None:
     show_check(verdict)
 
 
-def check_run(name: str, options: CheckOptions, *, data: str) -> "Verdict":
-    """Run and judge; shared by `check` and `run`."""
+def check_run(
+    name: str, options: CheckOptions, *, data: str, given: dict[str, str] | None = None
+) -> "Verdict":
+    """Run and judge; shared by `check` and `run`, which keeps the bounds `given` in config.toml."""
     from ndtool.export import checking
+    from ndtool.prepare import write_config
     from ndtool.rundir import find_run
 
-    return checking.check_run(find_run(name), options, data=data)
+    run = find_run(name)
+    if given is not None:
+        with run.lock():
+            write_config(run, "check", dataclasses.asdict(options), given)
+    return checking.check_run(run, options, data=data)
 
 
 def show_check(verdict: "Verdict") -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 from typer.exceptions import Abort, TyperException
 
 from ndtool import __version__, console
-from ndtool.errors import MAX_LISTED, NdError, ToolMissingError
+from ndtool.errors import MAX_LISTED, InputError, NdError, ToolMissingError
 
 ISSUES = "the project's issue tracker"
 
@@ -36,22 +36,34 @@ def main(argv: list[str] | None = None) -> int:
     # --json holds for errors too, also for those met before the options are parsed.
     console.configure(quiet=False, verbose=False, as_json="--json" in args)
     try:
+        return _run(args, show_traceback=show_traceback)
+    except console.OutputLost as lost:
+        return _output_lost(lost.cause)
+
+
+def _run(args: list[str], *, show_traceback: bool) -> int:
+    try:
         return _invoke(args)
     except NdError as problem:
         if show_traceback:
-            traceback.print_exc()
+            console.error(traceback.format_exc())
         _show(problem)
         return problem.exit_code
     except (KeyboardInterrupt, Abort):
         return _interrupted(130)
     except _Terminated:
         return _interrupted(143)
-    except BrokenPipeError:
-        return _reader_gone()
     except OSError as problem:
-        if problem.errno == errno.EPIPE:
-            return _reader_gone()
-        return _crash(args, show_traceback=show_traceback)
+        if show_traceback:
+            console.error(traceback.format_exc())
+        shown = InputError(
+            f"{problem.strerror or type(problem).__name__}",
+            where=console.visible(os.fsdecode(problem.filename or "file system")),
+            remedy="check the path, its permissions and the free space",
+            code="os.error",
+        )
+        _show(shown)
+        return shown.exit_code
     except Exception:  # noqa: BLE001 - the one place where a bug becomes exit 1
         return _crash(args, show_traceback=show_traceback)
 
@@ -113,11 +125,14 @@ def _interrupted(code: int) -> int:
     return code
 
 
-def _reader_gone() -> int:
-    """`ndtool models | head`: the reader has what it wanted."""
-    with contextlib.suppress(OSError):
+def _output_lost(cause: OSError) -> int:
+    """`ndtool models | head`: the reader has what it wanted. A full disk is an error."""
+    with contextlib.suppress(OSError, ValueError):  # what Python flushes at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    if cause.errno == errno.EPIPE:
+        return 0
+    console.error(f"ndtool: error: cannot write the result: {cause.strerror} [os.output]")
+    return InputError.exit_code
 
 
 def _crash(args: list[str], *, show_traceback: bool) -> int:

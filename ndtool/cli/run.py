@@ -28,13 +28,13 @@ def run(
     train_options, train_given = build_part(ctx, TRAIN, values)
     export_options, export_given = build_part(ctx, EXPORT, values)
     codegen_options, codegen_given = build_part(ctx, CODEGEN, values)
-    check_options, _ = build_part(ctx, CHECK, values)
+    check_options, check_given = build_part(ctx, CHECK, values)
     folder, trained = train_run(
         train_options, train_given, name=name, out=out, force=force, resume=resume
     )
     exported = export_run(folder, replace(export_options, int8=True), export_given, force=force)
     generated = codegen_run(folder, codegen_options, codegen_given, force=force)
-    verdict = check_run(folder, check_options, data="")
+    verdict = check_run(folder, check_options, data="", given=check_given)
     console.out_json(
         {
             "schema": "ndtool.run/1",

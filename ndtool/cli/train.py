@@ -21,7 +21,8 @@ def train(
 ) -> None:
     """Train the student, alone (plain) or inside its wider teacher (netdistiller)."""
     options = build(TRAIN, values)
-    train_run(options, origins(ctx), name=name, out=out, force=force, resume=resume)
+    _, document = train_run(options, origins(ctx), name=name, out=out, force=force, resume=resume)
+    console.out_json(document)
 
 
 def train_run(

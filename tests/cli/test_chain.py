@@ -73,7 +73,8 @@ def test_config_of_the_run_repeats_it(tiny: Path) -> None:
     assert config["train"]["epochs"] == 6
     text = (tiny / RUN / "config.toml").read_text()
     assert "epochs = 6  # flag" in text and "# default" in text
-    done = ndtool("run", "-c", RUN / "config.toml", "--name", "tiny", "--max-drop", "20", cwd=tiny)
+    assert config["check"]["max_drop"] == 20 and config["train"]["name"] == "tiny"
+    done = ndtool("run", "-c", RUN / "config.toml", cwd=tiny)
     assert done.code == 0 and "train: up to date" in done.err, done.err
 
 

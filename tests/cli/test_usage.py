@@ -60,7 +60,7 @@ def chain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
 
         return stage
 
-    def check(_run: str, options: object, *, data: str) -> None:
+    def check(_run: str, options: object, **_rest: object) -> None:
         seen.update(check=options)
         raise typer.Exit
 

@@ -1,10 +1,12 @@
 """Each error class through the real entry point: its line and its exit code."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from ndtool import errors
+from ndtool import console, errors
 from ndtool.cli import app as app_module
 from ndtool.cli import main as main_module
 
@@ -81,11 +83,33 @@ def test_a_bug_exits_1_and_leaves_a_crash_file(
     assert "Traceback" in crash.read_text()
 
 
-@pytest.mark.parametrize(("kind", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 0)])
-def test_interrupts(kind: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main_module, "_invoke", raising(kind()))
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (OSError(28, "No space left on device", "runs/x"), 2),
+        (console.OutputLost(BrokenPipeError(32, "Broken pipe")), 0),
+        (console.OutputLost(OSError(28, "No space left on device")), 2),
+    ],
+)
+def test_interrupts_and_lost_streams(
+    problem: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(main_module, "_invoke", raising(problem))
     monkeypatch.setattr(main_module.os, "dup2", lambda *_: None)
     assert main_module.main(["models"]) == code
+    assert "internal error" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["/dev/full", "closed", "head"])
+def test_real_streams_that_cannot_be_written(target: str) -> None:
+    redirect = {"/dev/full": ">/dev/full", "closed": ">&-", "head": "| head -c 1"}[target]
+    command = f'"{sys.executable}" -m ndtool models {redirect}; echo "code ${{PIPESTATUS[0]}}"'
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert f"code {2 if target == '/dev/full' else 0}" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_every_optional_package_has_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,6 +274,28 @@ def test_find_run_by_path_or_bare_name(tmp_path: Path, monkeypatch: pytest.Monke
         find_run("y")
 
 
+def test_write_atomic_replaces_regular_files_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for name in ("fifo", "folder", "link"):
+        with pytest.raises(InputError):
+            write_atomic(tmp_path / name, b"x")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
+def test_lock_that_is_no_file_is_refused(run: RunDir, kind: str) -> None:
+    run.path.mkdir()
+    if kind == "fifo":
+        os.mkfifo(run / LOCK)
+    elif kind == "link":
+        (run / LOCK).symlink_to("/dev/zero")
+    else:
+        (run / LOCK).mkdir()
+    with pytest.raises(InputError), run.lock():
+        pass
+
+
 def test_read_bounded_refuses_devices_and_large_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path / "missing", Path("/dev/zero"), tmp_path):
