@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndtool.errors import require
+from ndtool.export.worker_process import PARENT
 from ndtool.types import Runtime
 
 I8 = NDArray[np.int8]
@@ -111,7 +112,8 @@ def make_interpreter(runtime: Runtime, model: bytes) -> Interpreter:
 
 def run_share(folder: Path, runtime: Runtime, index: int, first: int, last: int) -> None:
     """Outputs of images first..last-1, int8 (last - first, K), and their scale and zero point."""
-    parent = os.getppid()
+    # Not getppid() now: the parent may be gone already.
+    parent = int(os.environ.get(PARENT, os.getppid()))
     images = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)  # (N, H, W, C) int8
     interpreter = make_interpreter(runtime, (folder / "model.tflite").read_bytes())
     fed, given = interpreter.details()

@@ -16,6 +16,7 @@ from typing import Final
 
 from ndtool.console import visible
 
+PARENT: Final = "NDTOOL_WORKER_PARENT"  # process id of who started the child
 TAIL_BYTES: Final = 64 * 1024  # of a log that may be of any length
 
 # Lines of a Python traceback
@@ -35,8 +36,8 @@ def worker_command(module: str, *args: str) -> list[str]:
 
 
 def worker_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Our environment with the threads bounded, and `extra`."""
-    return {**os.environ, **_ENVIRONMENT, **(extra or {})}
+    """Our environment with the threads bounded, who we are, and `extra`."""
+    return {**os.environ, **_ENVIRONMENT, PARENT: str(os.getpid()), **(extra or {})}
 
 
 def last_lines(log: Path, count: int) -> str:

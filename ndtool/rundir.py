@@ -71,9 +71,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` at once: temporary name beside it, fsync, rename.
 
     Raises:
-        InputError: `path` is a link, folder, device or pipe.
+        InputError: `path` is a folder, device or pipe. A link is replaced, not followed.
     """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    if not path.is_symlink() and path.exists() and not path.is_file():
         raise InputError(
             "will not replace what is no regular file",
             where=str(path),

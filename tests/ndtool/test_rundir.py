@@ -277,10 +277,13 @@ def test_find_run_by_path_or_bare_name(tmp_path: Path, monkeypatch: pytest.Monke
 def test_write_atomic_replaces_regular_files_only(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    for name in ("fifo", "folder", "link"):
+    for name in ("fifo", "folder"):
         with pytest.raises(InputError):
             write_atomic(tmp_path / name, b"x")
+    (tmp_path / "target").write_bytes(b"kept")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomic(tmp_path / "link", b"x")
+    assert (tmp_path / "target").read_bytes() == b"kept"
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
