@@ -66,6 +66,7 @@ test-fast: $(VENV)/$(ALL) compilers lint
 lint: $(VENV)/$(ALL) typecheck
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q tests/firmware_templates/test_array_template.py -k clang_format
 
 # mypy cannot follow the editable install's import hook and would skip three quarters of the code
 # without a word: it is given links laid out as the import names, and the file count is checked.

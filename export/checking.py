@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ndtool.errors import InputError
+from ndtool.evaluate import recall_counts
 from ndtool.export.hops import evaluation_set, hop_rows, predict_hops
 from ndtool.gates.hops import Verdict, judge_folder, judge_hops
 from ndtool.options import CheckOptions
@@ -36,9 +37,12 @@ def check_run(run: RunDir, options: CheckOptions, *, data: str) -> Verdict:
             rows, max_drop_points=options.max_drop_points, min_accuracy=options.min_accuracy
         ),
     ]
+    labels = run.contract().labels
+    recalls = recall_counts(hops[-1].predicted, images.labels, len(labels)) if hops else ()
     return Verdict(
         rows=tuple(rows),
         judgements=tuple(judgements),
         eval_count=len(images),
         eval_sha256=images.sha256(),
+        recall={k: found for k, found in zip(labels, recalls, strict=False) if found is not None},
     )

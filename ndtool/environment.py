@@ -23,7 +23,7 @@ TOOL_TIMEOUT_S: Final = 10
 # import name, distributions that bring it, extra, purpose
 _PACKAGES: Final = (
     ("torch", ("torch",), "train", "training, the float hop"),
-    ("torchvision", ("torchvision",), "train", "torchvision teachers and transforms"),
+    ("torchvision", ("torchvision",), "train", "training.vision: torchvision beside a CPU torch"),
     ("sklearn", ("scikit-learn",), "train", "the embedded digits"),
     ("PIL", ("pillow",), "train", "reading images"),
     ("onnx", ("onnx",), "export", "ONNX"),

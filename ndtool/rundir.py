@@ -129,12 +129,12 @@ class StageRow:
     reads: dict[str, Sha256]  # file or source -> hash
     figures: dict[str, Value]  # projected into metrics.json
     packages: dict[str, str]
-    git: str  # commit of the working folder, "-dirty" behind it; empty outside a repository
     command: str
     folder: str  # name of the working directory only
     seed: int | None
     start: str  # ISO 8601, UTC
     seconds: float
+    git: str = ""  # commit of the working folder, "-dirty" behind it; empty outside a repository
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

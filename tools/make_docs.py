@@ -26,8 +26,8 @@ COMMANDS = (
     ("doctor",),
 )
 SOURCES = ("ndtool", "training", "export")
-# Functions that make an error and put an area before its code: name -> (area, exit code)
-MAKERS = {"data_error": ("data.", 2)}
+# Functions that make an error, and its exit code
+MAKERS = {"data_error": 2}
 
 
 def help_text(command: tuple[str, ...]) -> str:
@@ -85,20 +85,19 @@ def error_sites() -> list[ErrorSite]:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     name = node.func.id
-                    area, exit_code = MAKERS.get(name, ("", classes.get(name)))
-                    site = _site(node, area, exit_code)
+                    site = _site(node, MAKERS.get(name, classes.get(name)))
                     if site is not None:
                         found.add(site)
     return sorted(found)
 
 
-def _site(call: ast.Call, area: str, exit_code: int | None) -> ErrorSite | None:
+def _site(call: ast.Call, exit_code: int | None) -> ErrorSite | None:
     named = {k.arg: k.value for k in call.keywords}
     code = named.get("code")
     if exit_code is None or not isinstance(code, ast.Constant):
         return None
     what = call.args[0] if call.args else named.get("what")
-    return ErrorSite(f"{area}{code.value}", exit_code, _text(what), _text(named.get("remedy")))
+    return ErrorSite(str(code.value), exit_code, _text(what), _text(named.get("remedy")))
 
 
 def _text(node: ast.expr | None) -> str:

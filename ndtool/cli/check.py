@@ -41,19 +41,25 @@ def check_run(
 
 def show_check(verdict: "Verdict") -> None:
     """Print the table and the verdict; ends with exit 3 when a gate failed."""
+    from ndtool.evaluate import wilson_interval
+
     console.out("no baseline: only absolute and hop bounds judged\n")
     rows = [
         (
             row.hop.value,
             row.accuracy.text,
+            "{:.1%} to {:.1%}".format(*wilson_interval(row.accuracy)),
             "-" if row.agreement is None else f"{row.agreement:.2%}",
             "-" if row.max_abs_diff is None else f"{row.max_abs_diff:.3g}",
             row.engine,
         )
         for row in verdict.rows
     ]
-    head = ("hop", "accuracy", "agreement", "max diff", "engine")
+    head = ("hop", "accuracy", "95 % interval", "agreement", "max diff", "engine")
     console.out(console.table(head, rows))
+    if verdict.recall:
+        label, worst = min(verdict.recall.items(), key=lambda item: item[1].fraction)
+        console.out(f"\nworst class  {console.visible(label)}  {worst.text} found")
     console.out("")
     words = {True: "PASS", False: "FAIL", None: "SKIP"}
     for judgement in verdict.judgements:

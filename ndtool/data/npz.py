@@ -8,6 +8,7 @@ decompressed, and only plain numbers and text can come out, never a pickle.
 from __future__ import annotations
 
 import math
+import os
 import re
 import struct
 import sys
@@ -38,6 +39,9 @@ _KEYS: Final = {Part.TRAIN: "train", Part.VAL: "val", Part.TEST: "test"}
 _NAMES: Final = "class_names"
 _MAGIC: Final = b"\x93NUMPY"
 _MAX_HEADER_BYTES: Final = 4096
+# Deflate packs zeros 1,000 to 1; real pictures stay far below this.
+_MAX_DENSITY: Final = 200
+_SMALL_BYTES: Final = 64 * 1024 * 1024  # below, any density is bearable
 # What numpy's writer makes; other writers differ in white space only.
 _HEADER: Final = re.compile(
     r"""\{\s*['"]descr['"]\s*:\s*['"]([<>|=]?[a-zA-Z]\d{0,6})['"]\s*,"""
@@ -144,6 +148,7 @@ def _read_arrays(
                 remedy="give all images one size",
                 code="data.npz-shape",
             )
+    _require_density(path, sum(header.data_bytes for header in headers.values()))
     # Pixels are in memory twice for a moment when they are split.
     require_memory(2 * sum(header.data_bytes for header in headers.values()), where=path)
     return {
@@ -327,6 +332,22 @@ def _samples(arrays: dict[str, NDArray[Any]], key: str, path: str) -> Samples:
         len(images), *_with_channels(images.shape[1:])
     )
     return make_samples(pixels, labels.astype(np.int64), name=key)
+
+
+def _require_density(path: str, declared: int) -> None:
+    """Refuse an archive that unpacks to far more than photographs ever do.
+
+    Raises:
+        DataError: over `_SMALL_BYTES` and more than `_MAX_DENSITY` times the file's size.
+    """
+    packed = os.stat(path).st_size  # noqa: PTH116  # any bytes
+    if declared > max(_SMALL_BYTES, _MAX_DENSITY * packed):
+        raise data_error(
+            f"{packed:,} bytes would unpack to {declared:,}",
+            where=path,
+            remedy="save it with numpy.savez, uncompressed, if it really is that large",
+            code="data.npz-bomb",
+        )
 
 
 def _require_range(labels: NDArray[Any] | I64, classes: int, where: str) -> None:

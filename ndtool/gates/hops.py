@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
-from ndtool.evaluate import Accuracy, drop_points
+from ndtool.evaluate import Accuracy, drop_points, wilson_interval
 from ndtool.rundir import Value
 from ndtool.types import Hop, Sha256
 
@@ -45,6 +45,7 @@ class Verdict:
     judgements: tuple[Judgement, ...]
     eval_count: int
     eval_sha256: Sha256
+    recall: Mapping[str, Accuracy]  # of the last hop, by label; classes without images left out
 
     @property
     def passed(self) -> bool:
@@ -65,11 +66,13 @@ class Verdict:
                     "correct": row.accuracy.correct,
                     "count": row.accuracy.count,
                     "accuracy": row.accuracy.fraction,
+                    "interval_95": list(wilson_interval(row.accuracy)),
                     "agreement": row.agreement,
                     "max_abs_diff": row.max_abs_diff,
                 }
                 for row in self.rows
             ],
+            "recall": {label: found.fraction for label, found in self.recall.items()},
             "gates": [asdict(judgement) for judgement in self.judgements],
         }
 

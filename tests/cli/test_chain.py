@@ -243,5 +243,10 @@ def test_without_torch_everything_after_extract_works(tiny: Path) -> None:
     assert done.code == 0, done.err
     assert "float hop not run again: torch is not installed" in done.err
     assert ndtool("check", "tiny", "--max-drop", "20", cwd=tiny, env=env).code == 0
+    arrays = dict(np.load(tiny / "tiny.npz"))
+    arrays["x_test"] = 255 - arrays["x_test"]
+    np.savez(tiny / "other.npz", **arrays)
+    other = ndtool("check", "tiny", "--data", "npz:other.npz", cwd=tiny, env=env)
+    assert "float hop left out" in other.err and "of other images" in other.err
     train = ndtool("train", "--data", "npz:tiny.npz", "--name", "new", cwd=tiny, env=env)
     assert train.code == 7 and "[train]" in train.err

@@ -306,3 +306,14 @@ def test_labels_file(tmp_path: Path) -> None:
     assert source.info.labels == ("b", "a")
     split = source.load(Part.TEST, contract_of(("b", "a"), channels=1))
     assert split.labels.tolist() == [1, 0] * 20
+
+
+def test_archive_that_unpacks_to_far_more_than_pictures_do(tmp_path: Path) -> None:
+    """The declared sizes are true, so only the density tells (a zip bomb)."""
+    zeros = np.zeros((70, 1024, 1024), np.uint8)
+    labels = np.arange(70) % 2
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, x_train=zeros, y_train=labels, x_test=zeros[:2], y_test=labels[:2])
+    with pytest.raises(DataError) as caught:
+        open_npz(str(path), DataOptions())
+    assert caught.value.code == "data.npz-bomb"
