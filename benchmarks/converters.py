@@ -18,8 +18,8 @@ import numpy as np
 
 from ndtool.evaluate import accuracy, predicted_class
 from ndtool.export.chain import convert_run
-from ndtool.export.hops import evaluation_set
 from ndtool.export.int8.ir import Conv2D, DepthwiseConv2D, FullyConnected, Graph
+from ndtool.export.run_data import evaluation_set
 from ndtool.export.runners import run_int8
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.gates.paired import compare_paired

@@ -7,48 +7,41 @@ own and records itself; what is up to date is skipped.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from ndtool import console
 from ndtool.arch import count_macs, count_parameters
-from ndtool.console import visible
-from ndtool.contract import Contract, load_contract
-from ndtool.data import open_source
-from ndtool.data.types import DataOptions, Split
-from ndtool.errors import ContractError, InputError, UnsupportedError, require
+from ndtool.data.types import Split
+from ndtool.errors import InputError, UnsupportedError, require
 from ndtool.export.graph.from_onnx import read_onnx
-from ndtool.export.graph.ir import FloatGraph
 from ndtool.export.graph.names import tensor_names
 from ndtool.export.graph.to_onnx import write_onnx
 from ndtool.export.hops import (
-    data_row,
-    evaluation_set,
     hop_figures,
     hop_rows,
-    open_run_data,
     predict_hops,
-    present_data,
-    require_labels,
     rows_of_figures,
     store_predictions,
 )
 from ndtool.export.layers import layers_csv
 from ndtool.export.ranges import load_ranges, measure_ranges, ranges_text
+from ndtool.export.run_data import (
+    data_row,
+    evaluation_set,
+    open_run_data,
+    present_data,
+)
 from ndtool.export.runners import choose_runtime
 from ndtool.export.student import load_student, load_student_spec
 from ndtool.export.tflite.lint import Finding, Severity, lint
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.gates.hops import HopRow
 from ndtool.options import ExportOptions
-from ndtool.prepare import source_sha256
 from ndtool.quant.pixels import input_quantization, normalize_pixels
 from ndtool.rundir import (
     BEST,
     CONTRACT,
-    LABELS,
     LAYERS,
     ONNX,
     RANGES,
@@ -60,13 +53,10 @@ from ndtool.rundir import (
     StageKey,
     StageOutput,
     json_text,
-    read_bounded,
     run_stage,
     sha256_bytes,
 )
 from ndtool.types import Converter, Part
-
-MAX_ONNX_BYTES: Final = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,74 +110,6 @@ def extract(run: RunDir, *, force: bool) -> None:
         return extract_student(run)
 
     run_stage(run, key, work, force=force, packages=("torch", "safetensors", "numpy"))
-
-
-def import_onnx(
-    path: Path, *, contract_path: Path, calib_data: str, out: Path, force: bool
-) -> RunDir:
-    """A run folder around somebody else's ONNX file, its contract and its data.
-
-    Raises:
-        InputError, UnsupportedError, ContractError: the file cannot be used, or `out` holds
-            something else; nothing is written.
-    """
-    contract = load_contract(contract_path)
-    data = read_bounded(path, MAX_ONNX_BYTES)
-    graph = read_onnx(data, where=visible(str(path)))
-    _require_fit(graph, contract, path, contract_path)
-    source = open_source(calib_data, DataOptions())
-    require_labels(source.info.labels, contract, where=f"--calib-data {calib_data}")
-    run = RunDir(out)
-    if out.exists() and "import" not in run.manifest().stages and any(out.iterdir()):
-        raise InputError(
-            "the folder holds something else than an imported ONNX file",
-            where=visible(str(out)),
-            remedy="name a new folder with --out",
-            code="run.not-import",
-        )
-    key = StageKey(
-        stage="import",
-        version=1,
-        options={"data": calib_data},
-        sources={
-            "data": source_sha256(source),
-            "contract": contract.sha256(),
-            "onnx": sha256_bytes(data),
-        },
-    )
-
-    def work() -> StageOutput:
-        labels = "".join(f"{label}\n" for label in contract.labels)
-        names = (
-            run.write_text(CONTRACT, contract.to_file_text()),
-            run.write_bytes(LABELS, labels.encode("utf-8", "surrogateescape")),
-            run.write_bytes(ONNX, data),
-        )
-        return StageOutput(files=names, figures={"contract_sha256": contract.sha256()})
-
-    with run.lock():
-        run_stage(run, key, work, force=force, packages=("onnx", "numpy"))
-    return run
-
-
-def _require_fit(graph: FloatGraph, contract: Contract, path: Path, contract_path: Path) -> None:
-    """The model's input and output have the contract's shapes; raises ContractError."""
-    spec = contract.input
-    (x,), (y,) = graph.inputs, graph.outputs
-    wanted = (1, spec.height, spec.width, spec.channels)
-    classes = graph.tensors[y].shape[-1]
-    problem = ""
-    if graph.tensors[x].shape != wanted:
-        problem = f"input {graph.tensors[x].shape}, the contract says {wanted}"
-    elif classes != contract.num_classes:
-        problem = f"{classes} outputs, the contract has {contract.num_classes} labels"
-    if problem:
-        raise ContractError(
-            f"the model has {problem}",
-            where=visible(str(path)),
-            remedy=f"mend {visible(str(contract_path))}",
-            code="contract.shape",
-        )
 
 
 def write_onnx_stage(run: RunDir, *, force: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ndtool.errors import InputError
 from ndtool.evaluate import recall_counts
-from ndtool.export.hops import evaluation_set, hop_rows, predict_hops
+from ndtool.export.hops import hop_rows, predict_hops
+from ndtool.export.run_data import evaluation_set
 from ndtool.gates.hops import Verdict, judge_folder, judge_hops
 from ndtool.options import CheckOptions
 from ndtool.rundir import ONNX, RunDir

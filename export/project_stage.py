@@ -13,8 +13,8 @@ from ndtool.errors import InputError
 from ndtool.export.codegen.array import ArrayModel, emit_array, marker_name
 from ndtool.export.codegen.project import write_project
 from ndtool.export.firmware import build_array_model
-from ndtool.export.hops import evaluation_set, present_data
 from ndtool.export.int8.ir import op_name
+from ndtool.export.run_data import evaluation_set, present_data
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.options import CodegenOptions
 from ndtool.rundir import (

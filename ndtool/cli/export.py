@@ -49,7 +49,7 @@ def export(
                 remedy="see docs/contract.md for a contract file",
                 code="usage",
             )
-        from ndtool.export.chain import import_onnx
+        from ndtool.export.foreign import import_onnx
 
         run = str(
             import_onnx(
