@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ndtool.errors import InputError
+from ndtool.errors import GateError, InputError, NdError
 from ndtool.evaluate import recall_counts
 from ndtool.export.hops import hop_rows, predict_hops
 from ndtool.export.run_data import evaluation_set
@@ -19,8 +19,10 @@ def check_run(run: RunDir, options: CheckOptions, *, data: str) -> Verdict:
 
     Raises:
         InputError: the folder or its data cannot be read.
+        GateError: a model is not what its stage wrote, and cannot be run either.
     """
-    if not run.has(ONNX):
+    problems = run.problems()
+    if not run.has(ONNX) and "predict" not in run.manifest().stages:
         raise InputError(
             "nothing to check: the run is not exported",
             where=str(run.path),
@@ -28,12 +30,22 @@ def check_run(run: RunDir, options: CheckOptions, *, data: str) -> Verdict:
             code="run.not-exported",
         )
     images = evaluation_set(run, data)
-    hops = predict_hops(run, images, runtime=options.runtime, workers=options.workers)
+    try:
+        hops = predict_hops(run, images, runtime=options.runtime, workers=options.workers)
+    except NdError as refusal:
+        if not problems:
+            raise
+        raise GateError(
+            f"the folder does not hold together: {problems[0]}; {refusal.what}",
+            where=str(run.path),
+            remedy=f"ndtool export {run.path} --int8 --force",
+            code="gate.integrity",
+        ) from refusal
     rows = hop_rows(hops, images.labels)
     predict = run.manifest().stages.get("predict")
     recorded = {} if predict is None else predict.figures
     judgements = [
-        *judge_folder(run.problems(), rows, recorded, images.sha256()),
+        *judge_folder(problems, rows, recorded, images.sha256()),
         *judge_hops(
             rows, max_drop_points=options.max_drop_points, min_accuracy=options.min_accuracy
         ),

@@ -20,6 +20,7 @@ from ndtool.options import CodegenOptions
 from ndtool.rundir import (
     CODEGEN,
     CONTRACT,
+    METRICS,
     TFLITE,
     RunDir,
     StageKey,
@@ -37,12 +38,13 @@ def codegen_stage(run: RunDir, options: CodegenOptions, *, force: bool) -> dict[
     """Write codegen/TEMPLATE of one run; gives its figures.
 
     Raises:
-        InputError: there is no int8 file, or it is of an older model than the folder's.
+        InputError: there is no int8 file, or the folder does not hold together.
     """
-    stale = [name for name in run.stale_stages() if not name.startswith(("codegen", "predict"))]
-    if stale or not run.has(TFLITE):
+    own = ("codegen", "predict", f"{CODEGEN}/", METRICS)
+    wrong = [problem for problem in run.problems() if not problem.startswith(own)]
+    if wrong or not run.has(TFLITE):
         raise InputError(
-            f"{stale[0]} is older than what it reads" if stale else "no int8 model",
+            wrong[0] if wrong else "no int8 model",
             where=str(run / TFLITE),
             remedy=f"ndtool export {run.path} --int8",
             code="codegen.no-int8",

@@ -83,20 +83,28 @@ def pin_range(calibration: F32, contract: Contract) -> F32:
 
 
 def input_ends(contract: Contract) -> tuple[float, float]:
-    """The contract's range in float32, from which TensorFlow gets the contract's very scale.
+    """The contract's range in float32, from which TensorFlow gets the contract's scale.
 
     TensorFlow computes (high - low) / 255 in float32 [measured, 2.21], the contract in float64
     with one rounding at the end; the neighbouring scale would be another input than the
     contract's. So the ends move by units in the last place, as few as will do; none for u8/255.
+    About one scale in 255 is no float32 quotient by 255: its neighbour is as near as can be.
     """
     scale, _ = input_quantization(contract)
     low, high = map(np.float32, contract.normalize.range)
-    steps = sorted(product(range(-4, 5), repeat=2), key=lambda step: abs(step[0]) + abs(step[1]))
-    for down, up in steps:
-        first, last = low + down * np.spacing(low), high + up * np.spacing(high)
-        if float((last - first) / np.float32(255)) == scale:
-            return float(first), float(last)
-    raise AssertionError(contract.normalize.range)
+    ends = [
+        (low + down * np.spacing(low), high + up * np.spacing(high))
+        for down, up in product(range(-4, 5), repeat=2)
+    ]
+
+    def miss(pair: tuple[np.float32, np.float32]) -> tuple[float, float]:
+        """How far TensorFlow's scale is off, then how far the ends have moved."""
+        first, last = pair
+        moved = abs(float(first - low)) + abs(float(last - high))
+        return abs(float((last - first) / np.float32(255)) - scale), moved
+
+    first, last = min(ends, key=miss)
+    return float(first), float(last)
 
 
 def _with_value(calibration: F32, index: int, value: float) -> F32:

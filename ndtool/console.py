@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -73,6 +74,8 @@ def configure(*, quiet: bool, verbose: bool, as_json: bool, log_file: Path | Non
     STATE.warnings.clear()
     if log_file is not None:
         try:
+            if log_file.exists() and not log_file.is_file():
+                raise OSError(errno.EINVAL, "not a regular file")
             _append(log_file, "")
         except OSError as problem:
             raise ConfigError(
@@ -193,7 +196,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _bar_wanted() -> bool:
     plain = os.environ.get("CI") or os.environ.get("TERM") == "dumb" or STATE.quiet
-    return sys.stderr.isatty() and not plain
+    return sys.stderr is not None and sys.stderr.isatty() and not plain
 
 
 @contextmanager

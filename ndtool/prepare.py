@@ -84,7 +84,7 @@ def prepare(options: TrainOptions, *, name: str, out: Path) -> Prepared:
     """
     if name and not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{visible(name)!r} is no name for a run",
+            f"'{visible(name)}' is no name for a run",
             where="--name",
             remedy="use letters, digits, '.', '_' and '-'; the folder is --out",
             code="option.name",
@@ -196,13 +196,12 @@ def train_key(prepared: Prepared) -> StageKey:
     )
 
 
-def require_same_training(prepared: Prepared) -> None:
-    """Refuse a folder that holds a training with other options, or something else.
+def require_run_folder(run: RunDir) -> None:
+    """Refuse a folder that holds something else than a run.
 
     Raises:
-        InputError: names the options that differ and how to go on.
+        InputError: it has files, and none of them is ours.
     """
-    run = prepared.run
     is_run = any(run.has(name) for name in (CONFIG, CONTRACT, MANIFEST))
     if not is_run and any(path.name != LOCK for path in run.path.iterdir()):
         raise InputError(
@@ -211,6 +210,15 @@ def require_same_training(prepared: Prepared) -> None:
             remedy="choose another --name or --out",
             code="run.not-ours",
         )
+
+
+def require_same_training(prepared: Prepared) -> None:
+    """Refuse a folder that holds a training with other options.
+
+    Raises:
+        InputError: names the options that differ and how to go on.
+    """
+    run = prepared.run
     if not run.has(CHECKPOINT) and "train" not in run.manifest().stages:
         return  # nothing was trained yet: a refused attempt must not bar the next one
     stored = load_run_table(run / CONFIG, "train")

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from ndtool import console
 from ndtool.data.types import Split
 from ndtool.errors import InputError, require
-from ndtool.prepare import Prepared, csv_cell, require_same_training, train_key, write_start
+from ndtool.prepare import (
+    Prepared,
+    csv_cell,
+    require_run_folder,
+    require_same_training,
+    train_key,
+    write_start,
+)
 from ndtool.rundir import CHECKPOINT, MANIFEST, SKIPPED, StageOutput, Value, run_stage
 from ndtool.types import Part
 
@@ -46,6 +53,7 @@ def train_stage(
     """
     run = prepared.run
     with run.lock():
+        require_run_folder(run)
         if not force:
             require_same_training(prepared)
         key = train_key(prepared)
@@ -96,6 +104,8 @@ def _fit(prepared: Prepared, images: Split, validation: Split) -> TrainResult:
         f"train: {options.model} width {options.width:g} on {len(images)} images,"
         f" {options.recipe.value}, {options.epochs} epochs, into {place}"
     )
+    if prepared.run.has(CHECKPOINT):
+        console.info("train: going on from the last checkpoint")
     console.set_resume_hint(
         f"last checkpoint {prepared.run / CHECKPOINT}; repeat the command to go on"
     )

@@ -113,7 +113,7 @@ def lint(data: bytes, contract: Contract | None, *, converter: Converter) -> lis
         if not problems:
             findings += [finding for rule in GRAPH_RULES for finding in rule(model, graph)]
             if contract is not None:
-                findings += _contract(graph, contract)
+                findings += _contract(graph, contract, converter)
     kept = [f for f in findings if f.rule not in ALLOWED[converter]]
     return sorted(kept, key=lambda f: f.severity is Severity.WARNING)
 
@@ -301,15 +301,19 @@ GRAPH_RULES: Final[tuple[Callable[[FileModel, Graph], Findings], ...]] = (
 # ------------------------------------------------------------------------------- the contract
 
 
-def _contract(graph: Graph, contract: Contract) -> Findings:
-    """The input is the contract's pixels, the last axis of the output its labels."""
+def _contract(graph: Graph, contract: Contract, converter: Converter) -> Findings:
+    """The input is the contract's pixels, the last axis of the output its labels.
+
+    TensorFlow's scale is a float32 quotient and may be the contract's neighbour.
+    """
     entry, result = graph.tensor(graph.inputs[0]), graph.tensor(graph.outputs[0])
     spec = contract.input
     if entry.shape != (1, spec.height, spec.width, spec.channels):
         wanted = [1, spec.height, spec.width, spec.channels]
         yield _error("contract.shape", f"input is {list(entry.shape)}, the contract's {wanted}")
     scale, zero = input_quantization(contract)
-    if (entry.scale, entry.zero_point) != (scale, zero):
+    slack = np.spacing(np.float32(scale)) if converter is Converter.TENSORFLOW else 0.0
+    if abs(entry.scale - scale) > slack or entry.zero_point != zero:
         found = f"scale {entry.scale!r} and zero point {entry.zero_point}"
         yield _error("contract.scale", f"input has {found}, the contract's are {scale!r}, {zero}")
     if result.elements != contract.num_classes:

@@ -9,6 +9,7 @@ from ndtool import console
 from ndtool.cli.params import Force, Int8, build, origins, verb
 from ndtool.errors import ConfigError
 from ndtool.options import EXPORT, ExportOptions
+from ndtool.types import Hop
 
 MaybeRun = Annotated[
     str,
@@ -79,7 +80,8 @@ def export_run(
     hops = "   ".join(f"{row.hop.value} {row.accuracy.text}" for row in result.rows)
     console.out(f"accuracy {hops}")
     console.out(f"files    {run.path / (TFLITE if options.int8 else ONNX)}")
-    following = f"ndtool codegen {run.path}" if options.int8 else f"ndtool export {run.path} --int8"
+    has_int8 = any(row.hop is Hop.INT8 for row in result.rows)
+    following = f"ndtool codegen {run.path}" if has_int8 else f"ndtool export {run.path} --int8"
     console.out(f"next     {following}")
     return {
         "schema": "ndtool.export/1",

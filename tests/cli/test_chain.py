@@ -173,6 +173,20 @@ def test_changed_data_is_noticed(tiny: Path) -> None:
     assert ndtool("check", "tiny", "--max-drop", "20", cwd=tiny).code == 0
 
 
+def test_damaged_models_fail_and_are_not_generated_from(tiny: Path) -> None:
+    path = tiny / RUN / "export/model_int8.tflite"
+    path.write_bytes(b"junk")
+    check = ndtool("check", "tiny", cwd=tiny)
+    assert check.code == 3 and "model_int8.tflite is not what int8 wrote" in check.err
+    codegen = ndtool("codegen", "tiny", cwd=tiny)
+    assert codegen.code == 2 and "model_int8.tflite is not what int8 wrote" in codegen.err
+    path.unlink()
+    assert ndtool("check", "tiny", "--max-drop", "20", cwd=tiny).code == 3
+    (tiny / RUN / "export/model.onnx").unlink()
+    missing = ndtool("check", "tiny", "--max-drop", "20", cwd=tiny)
+    assert missing.code == 3 and "export/model.onnx is missing" in missing.out
+
+
 def test_edited_metrics_fail(tiny: Path) -> None:
     path = tiny / RUN / "metrics.json"
     path.write_text(path.read_text().replace('"accuracy_int8"', '"accuracy_intx"'))
