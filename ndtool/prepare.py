@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
-from ndtool.arch import ArchSpec
+from ndtool.arch import ArchSpec, lower
 from ndtool.config import load_run_table, replace_table, table_text
-from ndtool.console import visible
+from ndtool.console import visible, warn
 from ndtool.contract import (
     Alpha,
     Contract,
@@ -108,6 +108,13 @@ def prepare(options: TrainOptions, *, name: str, out: Path) -> Prepared:
         stem_stride=options.stem_stride,
         strides=options.strides,
     )
+    last = next(layer for layer in lower(spec) if layer.name == "pool").hw_in
+    if min(last) < 2:
+        warn(
+            "model.small-map",
+            f"the last feature map is {last[0]}x{last[1]}: use a larger --resolution or smaller"
+            " --strides",
+        )
     resolved = resolve(options, info, contract)
     width = "" if options.width == 1.0 else f"-w{options.width:g}"
     default = f"{info.name}-{options.model}{width}-{side}-{options.recipe.value}"
