@@ -8,12 +8,11 @@ from typing import Final
 from ndtool.console import visible
 from ndtool.contract import Contract, load_contract
 from ndtool.data import open_source
-from ndtool.data.types import DataOptions
+from ndtool.data.types import DataOptions, source_sha256
 from ndtool.errors import ContractError, InputError
 from ndtool.export.graph.from_onnx import read_onnx
 from ndtool.export.graph.ir import FloatGraph
 from ndtool.export.run_data import require_labels
-from ndtool.prepare import source_sha256
 from ndtool.rundir import (
     CONTRACT,
     LABELS,

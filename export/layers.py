@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from ndtool.console import csv_cell
 from ndtool.export.int8.ir import (
     Conv2D,
     DepthwiseConv2D,
@@ -14,7 +15,6 @@ from ndtool.export.int8.ir import (
     op_inputs,
     op_name,
 )
-from ndtool.prepare import csv_cell
 
 HEAD: Final = "index,op,output,input_shape,output_shape,macs,constant_bytes,output_bytes"
 

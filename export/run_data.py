@@ -8,9 +8,8 @@ from ndtool import console
 from ndtool.console import visible
 from ndtool.contract import Contract
 from ndtool.data import open_source
-from ndtool.data.types import DataOptions, Source, Split
+from ndtool.data.types import DataOptions, Source, Split, source_sha256
 from ndtool.errors import DataError, InputError, NdError
-from ndtool.prepare import source_sha256
 from ndtool.rundir import RunDir, Value
 from ndtool.types import Part, Sha256
 

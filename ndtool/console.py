@@ -43,6 +43,15 @@ def visible_line(text: str) -> str:
     return _HIDDEN.sub(escape, text)
 
 
+def csv_cell(text: str) -> str:
+    """RFC 4180, and no formula for a spreadsheet (users.md, 5.6)."""
+    if text[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        text = "'" + text
+    if any(c in text for c in ',"\n\r'):
+        text = '"' + text.replace('"', '""') + '"'
+    return text
+
+
 def error_line(error: NdError) -> str:
     """`ndtool: error: WHAT (WHERE); REMEDY [CODE]` on one line."""
     return f"ndtool: error: {visible_line(str(error))}"

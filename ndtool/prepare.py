@@ -5,7 +5,6 @@ What `train` needs before torch is loaded, and what refuses a folder that holds 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ from typing import Final, cast
 
 from ndtool.arch import ArchSpec, lower
 from ndtool.config import load_run_table, replace_table, table_text
-from ndtool.console import visible, warn
+from ndtool.console import csv_cell, visible, warn
 from ndtool.contract import (
     Alpha,
     Contract,
@@ -26,7 +25,7 @@ from ndtool.contract import (
     unit_normalize,
 )
 from ndtool.data import open_source
-from ndtool.data.types import DataOptions, Source, SourceInfo
+from ndtool.data.types import DataOptions, Source, SourceInfo, source_sha256
 from ndtool.errors import ConfigError, InputError
 from ndtool.models import make_spec
 from ndtool.options import TrainOptions
@@ -43,7 +42,7 @@ from ndtool.rundir import (
     Value,
     slug,
 )
-from ndtool.types import Recipe, Sha256
+from ndtool.types import Recipe
 
 TRAIN_VERSION: Final = 1  # of the train stage: raised when the same options give other weights
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -183,15 +182,6 @@ def settings(options: TrainOptions) -> dict[str, Value]:
     return plain
 
 
-def source_sha256(source: Source) -> Sha256:
-    """Hash of what the source holds: labels, samples and their parts."""
-    digest = hashlib.sha256("\n".join(source.info.labels).encode("utf-8", "surrogateescape"))
-    for name, content, part in source.split_table():
-        digest.update(f"\n{content} {part.value} ".encode("ascii"))
-        digest.update(name.encode("utf-8", "surrogateescape"))
-    return Sha256(digest.hexdigest())
-
-
 def train_key(prepared: Prepared) -> StageKey:
     """What a training depends on."""
     ignore = prepared.source.info.ignore
@@ -216,6 +206,22 @@ def require_run_folder(run: RunDir) -> None:
             where=visible(str(run.path)),
             remedy="choose another --name or --out",
             code="run.not-ours",
+        )
+
+
+def require_trainable_config(path: Path) -> None:
+    """Refuse to repeat, by its config.toml, a run that was imported: it has nothing to train.
+
+    Raises:
+        ConfigError: names the commands that go on with it.
+    """
+    run = RunDir(path.parent)
+    if path.name == CONFIG and "import" in run.manifest().stages:
+        raise ConfigError(
+            "this run holds an imported ONNX file, there is nothing to train",
+            where=visible(str(path)),
+            remedy="use ndtool export --onnx, then codegen and check",
+            code="config.imported",
         )
 
 
@@ -273,12 +279,3 @@ def write_start(prepared: Prepared, given: Mapping[str, str]) -> list[str]:
         run.write_bytes(LABELS, labels.encode("utf-8", "surrogateescape")),
         run.write_bytes(SPLIT, ("\n".join(rows) + "\n").encode("utf-8", "surrogateescape")),
     ]
-
-
-def csv_cell(text: str) -> str:
-    """RFC 4180, and no formula for a spreadsheet (users.md, 5.6)."""
-    if text[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        text = "'" + text
-    if any(c in text for c in ',"\n\r'):
-        text = '"' + text.replace('"', '""') + '"'
-    return text

@@ -14,7 +14,6 @@ from ndtool.data.types import Split
 from ndtool.errors import InputError, require
 from ndtool.prepare import (
     Prepared,
-    csv_cell,
     require_run_folder,
     require_same_training,
     train_key,
@@ -86,7 +85,9 @@ def _train(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> Stag
         console.info(f"data: {note}")
     files = write_start(prepared, given)
     if source.skipped:
-        rows = "".join(f"{csv_cell(i)},{csv_cell(why)}\n" for i, why in source.skipped)
+        rows = "".join(
+            f"{console.csv_cell(i)},{console.csv_cell(why)}\n" for i, why in source.skipped
+        )
         files.append(run.write_text(SKIPPED, f"path,reason\n{rows}"))
         console.warn("data.skipped", f"{len(source.skipped)} bad files skipped, see {SKIPPED}")
     result = _fit(prepared, images, validation)

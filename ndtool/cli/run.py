@@ -25,6 +25,10 @@ def run(
     **values: Any,
 ) -> None:
     """Train, export --int8, codegen and check, skipping what is up to date."""
+    if ctx.params.get("config") is not None:
+        from ndtool.prepare import require_trainable_config
+
+        require_trainable_config(ctx.params["config"])
     train_options, train_given = build_part(ctx, TRAIN, values)
     export_options, export_given = build_part(ctx, EXPORT, values)
     codegen_options, codegen_given = build_part(ctx, CODEGEN, values)

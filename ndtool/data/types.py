@@ -93,6 +93,15 @@ class Source(Protocol):
         ...
 
 
+def source_sha256(source: Source) -> Sha256:
+    """Hash of what the source holds: labels, samples and their parts."""
+    digest = hashlib.sha256("\n".join(source.info.labels).encode("utf-8", "surrogateescape"))
+    for name, content, part in source.split_table():
+        digest.update(f"\n{content} {part.value} ".encode("ascii"))
+        digest.update(name.encode("utf-8", "surrogateescape"))
+    return Sha256(digest.hexdigest())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataOptions:
     """Options of reading data; the same words as on the command line."""

@@ -227,6 +227,8 @@ def test_foreign_onnx_goes_the_same_way(tiny: Path) -> None:
     ours = (tiny / RUN / "export/model_int8.tflite").read_bytes()
     assert (tiny / "runs/foreign/export/model_int8.tflite").read_bytes() == ours
     assert ndtool("check", "foreign", cwd=tiny).code == 0
+    again = ndtool("run", "-c", "runs/foreign/config.toml", cwd=tiny)
+    assert again.code == 2 and "nothing to train" in again.err
     # into the trained run: refused; another ONNX under the same name: noticed
     rest = ("--calib-data", "npz:tiny.npz", "--out", RUN)
     assert ndtool("export", *given, *rest, cwd=tiny).code == 2

@@ -7,10 +7,11 @@ import pytest
 from tiny_data import write_npz
 
 from ndtool import console
+from ndtool.console import csv_cell
 from ndtool.contract import Contract
 from ndtool.errors import ConfigError, InputError
 from ndtool.options import TrainOptions
-from ndtool.prepare import Prepared, csv_cell, prepare, require_run_folder, settings, train_key
+from ndtool.prepare import Prepared, prepare, require_run_folder, settings, train_key
 from ndtool.rundir import RunDir
 from ndtool.types import Recipe
 
