@@ -19,6 +19,7 @@ from ndtool.export.int8.ir import (
     FullyConnected,
     Graph,
     PaddingKind,
+    Pads,
     Pool2D,
     Tensor,
 )
@@ -63,7 +64,10 @@ def windows(graph: Graph, op: Conv2D | DepthwiseConv2D | Pool2D) -> tuple[Window
         _, kh, kw, _ = graph.tensor(op.weight).shape
         kernel, dilation = (kh, kw), op.dilation
     same = op.padding is PaddingKind.SAME
-    rows, columns = (Window(kernel[i], op.stride[i], dilation[i], same) for i in (0, 1))
+    pads = ((0, 0), (0, 0))
+    if isinstance(op.padding, Pads):
+        pads = ((op.padding.top, op.padding.bottom), (op.padding.left, op.padding.right))
+    rows, columns = (Window(kernel[i], op.stride[i], dilation[i], same, pads[i]) for i in (0, 1))
     return rows, columns
 
 

@@ -38,6 +38,19 @@ class PaddingKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pads:
+    """Pixels of padding on each side, all >= 0: what passes make of a PAD; no file has it."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+Padding = PaddingKind | Pads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
     """One tensor. real = scale * (q - zero_point).
 
@@ -85,7 +98,7 @@ class Conv2D:
     out: TensorId
     stride: tuple[int, int]
     dilation: tuple[int, int]
-    padding: PaddingKind
+    padding: Padding
     act: Activation
 
 
@@ -99,7 +112,7 @@ class DepthwiseConv2D:
     out: TensorId
     stride: tuple[int, int]
     dilation: tuple[int, int]
-    padding: PaddingKind
+    padding: Padding
     act: Activation
     multiplier: int
 
@@ -179,6 +192,50 @@ class Reshape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Squeeze:
+    """SQUEEZE: dimensions of 1 are left out; the bytes stay."""
+
+    x: TensorId
+    out: TensorId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """SPLIT into equal parts along `axis`, never negative here; `axis_id` is its constant."""
+
+    x: TensorId
+    axis_id: TensorId
+    outs: tuple[TensorId, ...]
+    axis: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StridedSlice:
+    """STRIDED_SLICE by constants: element `begin + i * stride` of each dimension, resolved.
+
+    The file's masks and negative or clipped bounds are gone: 0 <= begin < size, the output's shape
+    says how many. `constants` are the file's begin, end and strides.
+    """
+
+    x: TensorId
+    constants: tuple[TensorId, TensorId, TensorId]
+    out: TensorId
+    begin: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizeNearest:
+    """RESIZE_NEAREST_NEIGHBOR to the size in the int32 constant `size_id`."""
+
+    x: TensorId
+    size_id: TensorId
+    out: TensorId
+    align_corners: bool
+    half_pixel_centers: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Concat:
     """CONCATENATION along `axis`, never negative here."""
 
@@ -227,6 +284,10 @@ Op = (
     | Mean
     | Pad
     | Reshape
+    | Squeeze
+    | Split
+    | StridedSlice
+    | ResizeNearest
     | Concat
     | Softmax
     | Unary
@@ -266,6 +327,14 @@ def op_name(op: Op) -> str:
             return "PAD"
         case Reshape():
             return "RESHAPE"
+        case Squeeze():
+            return "SQUEEZE"
+        case Split():
+            return "SPLIT"
+        case StridedSlice():
+            return "STRIDED_SLICE"
+        case ResizeNearest():
+            return "RESIZE_NEAREST_NEIGHBOR"
         case Concat():
             return "CONCATENATION"
         case Softmax():
@@ -289,5 +358,16 @@ def op_inputs(op: Op) -> tuple[TensorId, ...]:
             return (op.x,) if op.shape_id is None else (op.x, op.shape_id)
         case Concat():
             return op.xs
-        case Pool2D() | Softmax() | Unary():
+        case Split():
+            return (op.axis_id, op.x)
+        case StridedSlice():
+            return (op.x, *op.constants)
+        case ResizeNearest():
+            return (op.x, op.size_id)
+        case Pool2D() | Softmax() | Squeeze() | Unary():
             return (op.x,)
+
+
+def op_outputs(op: Op) -> tuple[TensorId, ...]:
+    """Tensors the op writes: one, or a SPLIT's parts."""
+    return op.outs if isinstance(op, Split) else (op.out,)

@@ -42,23 +42,27 @@ NO_LIMITS: Limits = (INT8_MIN, INT8_MAX)
 
 
 class Window(NamedTuple):
-    """How a kernel slides over one image axis; `same` is TFLite's SAME padding, else VALID."""
+    """How a kernel slides over one image axis.
+
+    `same` is TFLite's SAME padding; else `pads` pixels are added before and after, none for VALID.
+    """
 
     kernel: int
     stride: int
     dilation: int
     same: bool
+    pads: tuple[int, int] = (0, 0)
 
     def output(self, size: int) -> int:
         """Number of positions on an axis of `size` pixels; not positive where none fits."""
         if self.same:
             return -(-size // self.stride)
-        return (size - self._span) // self.stride + 1
+        return (size + sum(self.pads) - self._span) // self.stride + 1
 
     def padding(self, size: int) -> tuple[int, int]:
         """Pixels added before and after; SAME's odd one goes to the end."""
         if not self.same:
-            return 0, 0
+            return self.pads
         total = max((self.output(size) - 1) * self.stride + self._span - size, 0)
         return total // 2, total - total // 2
 

@@ -1,0 +1,1 @@
+"""int8 graph -> kernel calls of the portable tier."""
