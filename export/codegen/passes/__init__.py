@@ -1,22 +1,34 @@
-"""Passes over the int8 graph before code is generated; the graph is verified after each."""
+"""Passes over the int8 graph before code is generated; the graph is verified after each.
+
+Every pass keeps the bytes of the graph's outputs, and of each tensor and channel that is left.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from typing import Final
 
-from ndtool.export.codegen.program import Removed
-from ndtool.export.int8.ir import Graph, TensorId
+from ndtool.export.codegen.passes.dead_channels import drop_dead_channels
+from ndtool.export.codegen.passes.padding import fold_pad
+from ndtool.export.codegen.passes.passed import Passed
+from ndtool.export.int8 import spec
+from ndtool.export.int8.ir import Graph
+
+__all__ = ["PASSES", "Passed", "run_passes"]
+
+# in this order: a PAD that is a convolution's own padding no longer stands between two layers
+PASSES: Final[tuple[Callable[[Passed], Passed], ...]] = (fold_pad, drop_dead_channels)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
-    """A graph after some passes, and what of the file's graph it no longer forms.
+def run_passes(graph: Graph) -> Passed:
+    """The graph as it is lowered, and what became of the file's tensors.
 
-    Tensor numbers are the file's; new constants come after them. `removed` and `fused` are those
-    of `Program`.
+    Raises:
+        UnsupportedError: the graph breaks a rule of `spec`.
     """
-
-    graph: Graph
-    removed: Mapping[TensorId, Removed] = field(default_factory=dict)
-    fused: frozenset[TensorId] = frozenset()
+    spec.verify(graph)
+    passed = Passed(graph=graph)
+    for run in PASSES:
+        passed = run(passed)
+        spec.verify(passed.graph, where=f"int8 model after {run.__name__}")
+    return passed
