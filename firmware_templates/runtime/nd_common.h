@@ -3,8 +3,8 @@
  *
  * Conventions of every kernel
  *   - images are NHWC with N = 1, bytes in rows from the top, channels innermost
- *   - sizes and indices are int32_t; a shape is one const struct of int32_t, all other data pointers
- *   - what a comment calls proved was proved by ndtool for the tables it wrote: kernels check nothing
+ *   - sizes and indices are int32_t; a shape is one const struct of int32_t, the rest pointers
+ *   - what a comment calls proved was proved by ndtool for its tables: kernels check nothing
  *   - pointers marked ND_RESTRICT never overlap; where others may, the comment says how
  */
 #ifndef ND_COMMON_H
@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Placed before each kernel, such as __attribute__((section(".itcm"))); empty unless you define it. */
+/* Placed before each kernel, such as __attribute__((section(".itcm"))); empty by default. */
 #ifndef ND_HOT
 #define ND_HOT
 #endif

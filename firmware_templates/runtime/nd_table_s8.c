@@ -9,10 +9,8 @@
  */
 #include "nd_table_s8.h"
 
-ND_HOT void nd_table_s8(const nd_table_shape *shape,
-                        const int8_t *in,
-                        const int8_t *table,
-                        int8_t *out)
+ND_HOT void
+nd_table_s8(const nd_table_shape *shape, const int8_t *in, const int8_t *table, int8_t *out)
 {
     for (int32_t i = 0; i < shape->n; ++i) {
         out[i] = table[in[i] + 128];
