@@ -10,9 +10,13 @@ from ndtool.console import visible
 from ndtool.contract import Contract, load_contract
 from ndtool.data.types import Split
 from ndtool.errors import InputError
-from ndtool.export.codegen.array import ArrayModel, emit_array, marker_name
-from ndtool.export.codegen.project import write_project
-from ndtool.export.firmware import build_array_model
+from ndtool.export.codegen import array
+from ndtool.export.codegen.array import ArrayModel, emit_array
+from ndtool.export.codegen.emit import emit_program
+from ndtool.export.codegen.engine_project import EngineModel, emit_engine
+from ndtool.export.codegen.model import ALONE, FolderNames, marker_name
+from ndtool.export.codegen.project import folder_names, write_project
+from ndtool.export.firmware import Source, build_array_model, build_engine_model
 from ndtool.export.int8.ir import op_name
 from ndtool.export.run_data import evaluation_set, present_data
 from ndtool.export.tflite.reader import read_tflite
@@ -40,7 +44,7 @@ def codegen_stage(run: RunDir, options: CodegenOptions, *, force: bool) -> dict[
     Raises:
         InputError: there is no int8 file, or the folder does not hold together.
     """
-    own = ("codegen", "predict", f"{CODEGEN}/", METRICS)
+    own = ("codegen", "predict", "verify", f"{CODEGEN}/", METRICS)
     wrong = [problem for problem in run.problems() if not problem.startswith(own)]
     if wrong or not run.has(TFLITE):
         raise InputError(
@@ -53,7 +57,7 @@ def codegen_stage(run: RunDir, options: CodegenOptions, *, force: bool) -> dict[
     stage = f"codegen:{options.template}"
     key = StageKey(
         stage=stage,
-        version=1,
+        version=2,
         options={"prefix": options.prefix, "golden": options.golden},
         files=(TFLITE, CONTRACT),
         sources=present_data(run),
@@ -66,8 +70,10 @@ def codegen_stage(run: RunDir, options: CodegenOptions, *, force: bool) -> dict[
             images=evaluation_set(run),
             options=options,
         )
-        files = emit_array(model)
-        write_project(run / folder, files, marker=marker_name(options.prefix))
+        files = _emit(model, options.template, ALONE)
+        # The run has one model; under another prefix it takes the old one's place.
+        write_project(run / folder, files, marker=marker_name(options.prefix), only=True)
+        run.forget_stale("verify")
         return StageOutput(files=tuple(f"{folder}/{n}" for n in files), figures=_figures(model))
 
     run_stage(run, key, work, force=force, packages=PACKAGES)
@@ -82,27 +88,43 @@ def codegen_file(
     data = read_bounded(tflite, MAX_TFLITE_BYTES)
     read_tflite(data, where=visible(str(tflite)))  # refusals name the user's file
     model = _model(data, contract=contract, images=None, options=options)
-    write_project(out, emit_array(model), marker=marker_name(options.prefix))
+    files = _emit(model, options.template, folder_names(out, options.prefix))
+    write_project(out, files, marker=marker_name(options.prefix))
     return _figures(model)
 
 
 def _model(
     data: bytes, *, contract: Contract | None, images: Split | None, options: CodegenOptions
-) -> ArrayModel:
+) -> ArrayModel | EngineModel:
+    source = Source(
+        tflite=data,
+        contract=contract,
+        pixels=None if images is None else images.images,
+        prefix=options.prefix,
+        golden=options.golden,
+    )
     with console.progress("golden vectors", options.golden) as bar:
-        return build_array_model(
-            data,
-            contract=contract,
-            pixels=None if images is None else images.images,
-            prefix=options.prefix,
-            golden=options.golden,
-            progress=bar.update,
-        )
+        if options.template == array.TEMPLATE:
+            return build_array_model(source, progress=bar.update)
+        return build_engine_model(source, progress=bar.update)
 
 
-def _figures(model: ArrayModel) -> dict[str, Value]:
-    return {
+def _emit(model: ArrayModel | EngineModel, template: str, names: FolderNames) -> dict[str, bytes]:
+    if isinstance(model, ArrayModel):
+        return emit_array(model, names=names)
+    return emit_engine(model, template, names=names)
+
+
+def _figures(model: ArrayModel | EngineModel) -> dict[str, Value]:
+    figures: dict[str, Value] = {
         "tflite_bytes": len(model.tflite),
-        "arena_bytes_tflm": model.arena_bytes,
         "ops": " ".join(sorted({op_name(op) for op in model.graph.ops})),
+    }
+    if isinstance(model, ArrayModel):
+        return figures | {"arena_bytes_tflm": model.arena_bytes}
+    text = emit_program(model.compiled, prefix=model.prefix)
+    return figures | {
+        "arena_bytes": model.compiled.plan.total,
+        "arena_bytes_tflm": model.arena_bytes_tflm,
+        "weights_bytes": text.weights_bytes,
     }

@@ -9,6 +9,7 @@ from typing import Final
 
 from ndtool.console import visible
 from ndtool.errors import ConfigError
+from ndtool.export.codegen.runtime import runtime_stems
 
 _PREFIX: Final = re.compile(r"[a-z][a-z0-9_]{0,40}", re.ASCII)
 _NOT_IN_CONSTANT: Final = re.compile(r"[^A-Z0-9]+")
@@ -27,14 +28,25 @@ _KEYWORDS: Final = """
     wchar_t while xor xor_eq
 """
 KEYWORDS: Final = frozenset(_KEYWORDS.split())
-OURS: Final = frozenset({"nd", "nd_runtime"})  # names of the runtime that models share
+# PREFIX.h would hide the standard header from every file that is compiled with our folder in its
+# include path: C11 7.1.2, and POSIX's that share a name with nothing of C.
+_HEADERS: Final = """
+    aio assert complex cpio ctype dirent dlfcn errno fcntl fenv float fmtmsg fnmatch ftw glob grp
+    iconv inttypes iso646 langinfo libgen limits locale math memory monetary mqueue ndbm netdb
+    nl_types poll pthread pwd regex sched search semaphore setjmp signal spawn stdalign stdarg
+    stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings stropts syslog tar
+    termios tgmath threads time trace uchar ulimit unistd utime utmpx wchar wctype wordexp
+"""
+HEADERS: Final = frozenset(_HEADERS.split())
+OURS: Final = frozenset({"nd", "nd_status"})  # of the runtime, beside its files
 
 
 def check_prefix(prefix: str) -> str:
     """The prefix itself when every name made of it is a legal, unreserved identifier.
 
     Raises:
-        ConfigError: wrong characters or length, a keyword, or a name of the runtime.
+        ConfigError: wrong characters or length, a keyword, a standard header's name, or one of the
+            runtime's.
     """
     if _PREFIX.fullmatch(prefix) is None:
         fault = "must match [a-z][a-z0-9_]{0,40}"
@@ -42,7 +54,9 @@ def check_prefix(prefix: str) -> str:
         fault = "must not hold '__' nor end with '_' (reserved in C++)"
     elif prefix in KEYWORDS:
         fault = "is a keyword of C or C++"
-    elif prefix in OURS:
+    elif prefix in HEADERS:
+        fault = "is the name of a standard header"
+    elif prefix in OURS or prefix in runtime_stems():
         fault = "is used by the runtime itself"
     else:
         return prefix

@@ -1,8 +1,7 @@
-"""A C project: rendered from a template folder, written so that a kill leaves no half of it.
+"""A C project on disk: written so that a kill leaves no half of it, beside other models' files.
 
-A template is a folder of ndtool.firmware_templates: files that end in `.j2` are rendered, others
-are copied, names that begin with `_` are only included by others. `PREFIX` in a file's name becomes
-the model's prefix. Foreign text reaches a page through the filters `c_string` and `c_comment` only.
+A folder may hold several models. Each has a marker that lists its files; the runtime, the licence
+and the build files are listed by several, and are the same for all of them.
 """
 
 from __future__ import annotations
@@ -12,76 +11,22 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ndtool.console import visible
-from ndtool.errors import InputError, require
-from ndtool.export.codegen.strings import c_comment, c_string
+from ndtool.errors import InputError
+from ndtool.export.codegen.model import (
+    ALONE,
+    FolderNames,
+    marker_name,
+    names_beside_others,
+)
 from ndtool.rundir import sha256_bytes, sha256_file, write_atomic
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-    import jinja2
 
 SCHEMA: Final = "ndtool.project/1"
 MAX_MARKER_BYTES: Final = 16 * 1024 * 1024
-
-
-# -- rendering -----------------------------------------------------------------------------------
-
-
-def render_project(
-    template: str,
-    context: Mapping[str, object],
-    *,
-    prefix: str,
-    without: frozenset[str] = frozenset(),
-) -> dict[str, bytes]:
-    """File name -> content of the project template `template`, sorted by name.
-
-    `without` names files (with `PREFIX`, without `.j2`) that this model has no use for.
-
-    Raises:
-        ToolMissingError: jinja2 is not installed.
-    """
-    sources = _template_files(template)
-    environment = _environment(sources)
-    files: dict[str, bytes] = {}
-    for source, content in sources.items():
-        name = source.removesuffix(".j2")
-        if source.startswith("_") or name in without:
-            continue
-        if source.endswith(".j2"):
-            content = environment.get_template(source).render(context).encode("utf-8")
-        files[name.replace("PREFIX", prefix)] = content
-    return dict(sorted(files.items()))
-
-
-def _template_files(template: str) -> dict[str, bytes]:
-    folder: Traversable = resources.files("ndtool.firmware_templates") / "projects" / template
-    return {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
-
-
-def _environment(sources: Mapping[str, bytes]) -> jinja2.Environment:
-    jinja = require("jinja2")
-    pages = {name: data.decode("utf-8") for name, data in sources.items() if name.endswith(".j2")}
-    environment: jinja2.Environment = jinja.Environment(
-        loader=jinja.DictLoader(pages),
-        undefined=jinja.StrictUndefined,
-        autoescape=False,  # C and Markdown: HTML escapes would break them
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        newline_sequence="\n",
-    )
-    environment.filters |= {"c_string": c_string, "c_comment": c_comment}
-    return environment
-
-
-# -- writing -------------------------------------------------------------------------------------
+Listed = Mapping[str, str]  # file -> sha256
 
 
 def with_marker(
@@ -97,17 +42,29 @@ def with_marker(
     return dict(sorted({**files, marker: f"{text}\n".encode("ascii")}.items()))
 
 
-def write_project(folder: Path, files: Mapping[str, bytes], *, marker: str) -> None:
+def folder_names(folder: Path, prefix: str) -> FolderNames:
+    """Names of what belongs to the model `prefix` in `folder` without beginning with its prefix."""
+    others = _markers(folder) if folder.is_dir() else {}
+    taken = {
+        name for marker, files in others.items() for name in files if marker != marker_name(prefix)
+    }
+    return names_beside_others(prefix) if {ALONE.tflite, ALONE.readme} & taken else ALONE
+
+
+def write_project(
+    folder: Path, files: Mapping[str, bytes], *, marker: str, only: bool = False
+) -> None:
     """Make `folder` hold the project `files`, among them `marker` (see `with_marker`).
 
     A new folder appears complete, by one rename. In a folder of ours each file is replaced by one
-    rename, unchanged ones are not touched (a build after it compiles only what changed), files of
-    an earlier project are removed if nobody edited them, and the marker comes last. Other files,
-    such as build outputs, stay.
+    rename, unchanged ones are not touched (a build after it compiles only what changed), files that
+    an earlier project of this marker has and `files` has not are removed if nobody edited them, and
+    the marker comes last. Files of other models stay, unless this is the `only` one; other files,
+    such as build outputs, stay always.
 
     Raises:
         InputError: `folder` is a file, or holds something that is not a project of ours, or
-            cannot be written.
+            another model in it needs another version of a file, or it cannot be written.
     """
     with _write_errors(folder):
         if not folder.exists() and not folder.is_symlink():
@@ -115,17 +72,18 @@ def write_project(folder: Path, files: Mapping[str, bytes], *, marker: str) -> N
             return
         if not folder.is_dir():
             raise _not_ours(folder, "is not a folder")
-        before = _files_of_project(folder)
-        if before is None and any(folder.iterdir()):
+        markers = _markers(folder)
+        if not markers and any(folder.iterdir()):
             raise _not_ours(folder, "holds files that are not a project of ndtool")
+        others = {} if only else {name: rows for name, rows in markers.items() if name != marker}
+        _require_same_files(folder, files, others)
         for name in sorted(files, key=lambda name: (name == marker, name)):
-            path = folder / name
-            if path.is_symlink() or not path.is_file() or path.read_bytes() != files[name]:
-                write_atomic(path, files[name])
-        for name, sha256 in (before or {}).items():
-            path = folder / name
-            if name not in files and path.is_file() and sha256 in ("", sha256_file(path)):
-                path.unlink()
+            _replace(folder, name, files[name])
+        kept = {*files, *others, *(name for rows in others.values() for name in rows)}
+        for old in sorted(set(markers) - set(others)):
+            for name, sha256 in (*markers[old].items(), (old, "")):
+                if name not in kept:
+                    _remove_unedited(folder, name, sha256)
 
 
 def _create(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -139,13 +97,49 @@ def _create(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _files_of_project(folder: Path) -> dict[str, str] | None:
-    """Name -> sha256 of the files an earlier project left; None when there is no marker.
+def _replace(folder: Path, name: str, data: bytes) -> None:
+    path = folder / name
+    if path.parent.is_symlink():
+        raise _not_ours(folder, f"has a link in the place of {path.parent.name}/")
+    if path.is_symlink() or not path.is_file() or path.read_bytes() != data:
+        write_atomic(path, data)
 
-    The markers themselves are listed with an empty hash. They may have been written by anyone, so
-    only plain names count.
+
+def _remove_unedited(folder: Path, name: str, sha256: str) -> None:
+    """Remove a file that still is what we wrote, and its folder in the project once empty.
+
+    A marker's own hash is not known: "" stands for any content.
     """
-    found: dict[str, str] | None = None
+    path = folder / name
+    if path.parent.is_symlink() or not path.is_file() or sha256 not in ("", sha256_file(path)):
+        return
+    path.unlink()
+    if path.parent != folder:
+        with contextlib.suppress(OSError):  # not empty
+            path.parent.rmdir()
+
+
+def _require_same_files(
+    folder: Path, files: Mapping[str, bytes], others: Mapping[str, Listed]
+) -> None:
+    """What other models use as well stays as it is: their code was generated for it."""
+    for marker, listed in others.items():
+        for name, data in files.items():
+            if name in listed and listed[name] != sha256_bytes(data):
+                raise InputError(
+                    f"the model of {visible(marker)} in this folder needs another {visible(name)}",
+                    where=visible(str(folder)),
+                    remedy="name a new folder with --out, and generate both models into it",
+                    code="codegen.shared-file",
+                )
+
+
+def _markers(folder: Path) -> dict[str, dict[str, str]]:
+    """Of each model in the folder: marker's name -> its files with their hashes.
+
+    Markers may have been written by anyone, so only plain names count.
+    """
+    found: dict[str, dict[str, str]] = {}
     for path in sorted(folder.glob("*.json")):
         if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_MARKER_BYTES:
             continue
@@ -157,13 +151,19 @@ def _files_of_project(folder: Path) -> dict[str, str] | None:
             continue
         listed = document.get("files")
         rows = listed.items() if isinstance(listed, dict) else ()
-        plain = {n: h for n, h in rows if _is_plain(n) and isinstance(h, str) and h}
-        found = (found or {}) | plain | {path.name: ""}
+        found[path.name] = {
+            name: sha256
+            for name, sha256 in rows
+            if _is_plain(name) and isinstance(sha256, str) and sha256
+        }
     return found
 
 
 def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..") and not any(c in name for c in "/\\\0")
+    """Whether it is a file of the folder, or of a folder in it."""
+    parts = name.split("/")
+    plain = not any(part in ("", ".", "..") for part in parts)
+    return len(parts) <= 2 and plain and not any(c in name for c in "\\\0")
 
 
 def _not_ours(folder: Path, what: str) -> InputError:

@@ -21,7 +21,11 @@ from ndtool.export.int8.ir import (
     Pad,
     Pool2D,
     Reshape,
+    ResizeNearest,
     Softmax,
+    Split,
+    Squeeze,
+    StridedSlice,
     Unary,
     op_name,
 )
@@ -50,7 +54,11 @@ ADD_METHODS: Final = {
     "RELU": "AddRelu",
     "RELU6": "AddRelu6",
     "RESHAPE": "AddReshape",
+    "RESIZE_NEAREST_NEIGHBOR": "AddResizeNearestNeighbor",
     "SOFTMAX": "AddSoftmax",
+    "SPLIT": "AddSplit",
+    "SQUEEZE": "AddSqueeze",
+    "STRIDED_SLICE": "AddStridedSlice",
     "SUB": "AddSub",
     "TANH": "AddTanh",
 }
@@ -113,7 +121,9 @@ def _scratch_bytes(graph: Graph, op: Op) -> int:
             return 8 * c_out + 4 * c_in
         case Pool2D():  # arm_avgpool_s8_get_buffer_size_dsp
             return 0 if op.is_max else 4 * graph.tensor(op.out).shape[-1]
-        case Binary() | Mean() | Pad() | Reshape() | Concat() | Softmax() | Unary():
+        case Binary() | Mean() | Softmax() | Unary():
+            return 0
+        case Pad() | Reshape() | Squeeze() | Split() | StridedSlice() | ResizeNearest() | Concat():
             return 0
 
 

@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 
 from ndtool.contract import Contract, InputSpec, Normalize, Resize
-from ndtool.export.codegen.array import ArrayModel, Golden
+from ndtool.export.codegen.array import ArrayModel
+from ndtool.export.codegen.model import Golden
 from ndtool.export.int8.ir import DType, Graph, Softmax, Tensor, TensorId
 from ndtool.quant.pixels import input_quantization, quantize_pixels
 
@@ -59,7 +60,11 @@ def tiny_model(
         prefix=prefix,
         contract=contract,
         golden=Golden(
-            pixels=pixels, inputs=inputs, outputs=outputs, engine="engine 1.0", origin="random"
+            pixels=pixels,
+            inputs=inputs.reshape(2, -1),
+            outputs=outputs,
+            engine="engine 1.0",
+            origin="random",
         ),
         arena_bytes=4096,
         tool_version="0.1.0",

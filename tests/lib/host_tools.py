@@ -23,6 +23,12 @@ INSTALL = {
     "gcc": "apt-get install gcc libc6-dev",
     "g++": "apt-get install g++",
     "clang-format": install_line("dev"),
+    "make": "apt-get install make",
+    "cmake": "apt-get install cmake",
+    "arm-none-eabi-gcc": "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "qemu-system-arm": "apt-get install qemu-system-arm",
+    "riscv64-unknown-elf-gcc": "apt-get install gcc-riscv64-unknown-elf",
+    "qemu-system-riscv32": "apt-get install qemu-system-misc",
 }
 # The warnings that generated C is free of; the second group exists for C only.
 _WARNINGS = """

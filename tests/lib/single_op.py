@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ndtool.export.int8.derive import slice_axis
 from ndtool.export.int8.ir import (
     Activation,
     Binary,
@@ -24,11 +25,16 @@ from ndtool.export.int8.ir import (
     PaddingKind,
     Pool2D,
     Reshape,
+    ResizeNearest,
     Softmax,
+    Split,
+    Squeeze,
+    StridedSlice,
     Tensor,
     TensorId,
     Unary,
     UnaryKind,
+    op_outputs,
 )
 from ndtool.quant.kernels import Window
 
@@ -84,7 +90,7 @@ class Builder:
         )
 
     def graph(self, op: Op, *inputs: TensorId) -> Graph:
-        return Graph(tensors=tuple(self.tensors), ops=(op,), inputs=inputs, outputs=(op.out,))
+        return Graph(tensors=tuple(self.tensors), ops=(op,), inputs=inputs, outputs=op_outputs(op))
 
 
 def params(rng: Rng, low: float = -6, high: float = 1) -> Params:
@@ -330,6 +336,81 @@ def reshape(rng: Rng) -> Graph:
     return b.graph(Reshape(x=x, shape_id=shape_id, out=b.activation(shape, shared)), x)
 
 
+def squeeze(rng: Rng) -> Graph:
+    b, shared = Builder(), params(rng)
+    while True:
+        shape = (1, *(int(v) for v in rng.choice([1, 1, 2, 3, 7], int(rng.integers(1, 5)))))
+        ones = [a for a, n in enumerate(shape) if n == 1]
+        dropped = set(rng.choice(ones, int(rng.integers(1, len(ones) + 1)), replace=False).tolist())
+        out = [n for a, n in enumerate(shape) if a not in dropped]
+        if out[:1] == [1] and np.prod(shape) > 2:
+            break
+    x = b.activation(shape, shared)
+    return b.graph(Squeeze(x=x, out=b.activation(out, shared)), x)
+
+
+def split(rng: Rng) -> Graph:
+    b, shared = Builder(), params(rng)
+    rank = int(rng.integers(2, 6))
+    axis, parts = int(rng.integers(1, rank)), int(rng.integers(1, 5))
+    part = [1, *(int(v) for v in rng.integers(1, 4, rank - 1))]
+    whole = [n * parts if a == axis else n for a, n in enumerate(part)]
+    x = b.activation(whole, shared)
+    op = Split(
+        x=x,
+        axis_id=b.int32(pick(rng, [axis, [axis], [axis - rank]])),
+        outs=tuple(b.activation(part, shared) for _ in range(parts)),
+        axis=axis,
+    )
+    return b.graph(op, x)
+
+
+def strided_slice(rng: Rng) -> Graph:
+    """Bounds inside and outside the axis, counted from either end, all masks."""
+    b, shared = Builder(), params(rng)
+    rank = int(rng.integers(2, 5))
+    shape = (1, *(int(v) for v in rng.integers(1, 9, rank - 1)))
+    numbers, axes, shrunk = [], [], []
+    for axis, n in enumerate(shape):
+        while True:
+            begin, end = (int(v) for v in rng.integers(-n - 2, n + 3, 2))
+            stride = int(pick(rng, [1, 1, 2, 3, -1, -1, -2, n + 2]))
+            shrink = axis > 0 and stride > 0 and bool(rng.random() < 0.15)
+            masks = {key: bool(rng.random() < 0.2) for key in ("from_first", "to_last")}
+            found = slice_axis(n, begin, end, stride, shrink=shrink, **masks)
+            if found.size:
+                break
+        numbers.append((begin, end, stride))
+        axes.append(found)
+        shrunk.append(shrink)
+    out = [a.size for a, gone in zip(axes, shrunk, strict=True) if not gone]
+    x = b.activation(shape, shared)
+    op = StridedSlice(
+        x=x,
+        constants=tuple(b.int32(column) for column in zip(*numbers, strict=True)),
+        out=b.activation(out, shared),
+        begin=tuple(a.begin for a in axes),
+        strides=tuple(a.stride for a in axes),
+        sizes=tuple(a.size for a in axes),
+    )
+    return b.graph(op, x)
+
+
+def resize_nearest(rng: Rng) -> Graph:
+    b, shared = Builder(), params(rng)
+    shape = _image(rng, int(rng.integers(1, 4)))
+    size = [int(v) for v in rng.integers(1, 40, 2)]
+    x = b.activation(shape, shared)
+    op = ResizeNearest(
+        x=x,
+        size_id=b.int32(size),
+        out=b.activation((1, *size, shape[3]), shared),
+        align_corners=bool(rng.random() < 0.5),
+        half_pixel_centers=bool(rng.random() < 0.5),
+    )
+    return b.graph(op, x)
+
+
 def _unary(kind: UnaryKind) -> Callable[[Rng], Graph]:
     def case(rng: Rng) -> Graph:
         b, x_params = Builder(), params(rng, -3, 0)
@@ -364,6 +445,10 @@ CASES: dict[str, Callable[[Rng], Graph]] = {
     "PAD": pad,
     "CONCATENATION": concatenation,
     "RESHAPE": reshape,
+    "SQUEEZE": squeeze,
+    "SPLIT": split,
+    "STRIDED_SLICE": strided_slice,
+    "RESIZE_NEAREST_NEIGHBOR": resize_nearest,
     **{kind.value: _unary(kind) for kind in UnaryKind},
 }
 

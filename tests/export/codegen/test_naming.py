@@ -21,6 +21,7 @@ def test_prefix_is_taken(prefix: str) -> None:
     [
         *("", "A", "1a", "_a", "a_", "a__b", "a" * 42, "a-b", "a b", "a\n", "ä", "٣a", "a٣", "*/"),
         *("int", "and", "co_await", "nd", "nd_runtime", "a.h"),
+        *("string", "stdint", "nd_conv_s8", "nd_pool", "nd_requant"),
     ],
 )
 def test_prefix_is_refused(prefix: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from ndtool.errors import InputError
 from ndtool.export.codegen import project
-from ndtool.export.codegen.project import SCHEMA, with_marker, write_project
+from ndtool.export.codegen.model import ALONE, names_beside_others
+from ndtool.export.codegen.project import SCHEMA, folder_names, with_marker, write_project
 
 OLD = with_marker(
     {"a.c": b"old a", "gone.c": b"gone", "same.c": b"same"}, marker="m.json", facts={}
@@ -42,10 +43,10 @@ def test_project_of_ours_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "same.c").stat() == untouched
 
 
-def test_other_prefix_leaves_no_second_marker(tmp_path: Path) -> None:
+def test_only_model_takes_the_place_of_all_others(tmp_path: Path) -> None:
     write_project(tmp_path, OLD, marker="m.json")
     other = with_marker({"other.c": b"x"}, marker="other.json", facts={})
-    write_project(tmp_path, other, marker="other.json")
+    write_project(tmp_path, other, marker="other.json", only=True)
     assert read(tmp_path) == other
 
 
@@ -96,14 +97,104 @@ def test_marker_cannot_reach_outside(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"v")
     sha256 = project.sha256_bytes(b"v")
     folder = tmp_path / "p"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "sub" / "victim").write_bytes(b"v")
-    names = ["../victim", str(tmp_path / "victim"), "sub/victim", "sub\\victim", "", "..", "x\0y"]
+    (folder / "sub" / "sub").mkdir(parents=True)
+    (folder / "sub" / "sub" / "victim").write_bytes(b"v")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "victim").write_bytes(b"v")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    names = ["../victim", str(tmp_path / "victim"), "sub/sub/victim", "sub\\victim", "link/victim"]
+    names += ["", "..", "sub/..", "sub/../../victim", "x\0y", "/"]
     files: dict[str, object] = {**dict.fromkeys(names, sha256), "n": 3, "o": None, "": ""}
     (folder / "m.json").write_text(json.dumps({"schema": SCHEMA, "files": files}))
     write_project(folder, NEW, marker="m.json")
-    assert (tmp_path / "victim").exists()
-    assert (folder / "sub" / "victim").exists()
+    for place in (tmp_path, folder / "sub" / "sub", tmp_path / "elsewhere"):
+        assert (place / "victim").exists()
+
+
+def test_link_in_the_place_of_the_runtime_is_not_followed(tmp_path: Path) -> None:
+    files = with_marker({"rt/k.c": b"k"}, marker="m.json", facts={})
+    write_project(tmp_path / "p", OLD, marker="m.json")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "p" / "rt").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="link") as caught:
+        write_project(tmp_path / "p", files, marker="m.json")
+    assert caught.value.code == "codegen.not-ours"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+# -- two models in one folder ----------------------------------------------------------------------
+
+
+def model_files(prefix: str, kernels: str, *, version: int = 1) -> dict[str, bytes]:
+    """A model that needs these kernels of the runtime, one letter each."""
+    runtime = {f"rt/{kernel}.c": f"{kernel}{version}".encode() for kernel in kernels}
+    files = {f"{prefix}.c": prefix.encode(), "LICENSE": b"free", **runtime}
+    return with_marker(files, marker=f"{prefix}.json", facts={"prefix": prefix})
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_second_model_adds_its_files(tmp_path: Path) -> None:
+    first, second = model_files("a", "xy"), model_files("b", "yz")
+    write_project(tmp_path, first, marker="a.json")
+    write_project(tmp_path, second, marker="b.json")
+    assert tree(tmp_path) == first | second
+
+
+def test_regenerating_one_keeps_what_the_other_needs(tmp_path: Path) -> None:
+    second = model_files("b", "yz")
+    write_project(tmp_path, model_files("a", "xy"), marker="a.json")
+    write_project(tmp_path, second, marker="b.json")
+    write_project(tmp_path, model_files("a", "w"), marker="a.json")
+    assert tree(tmp_path) == model_files("a", "w") | second  # x is gone, y is b's
+    write_project(tmp_path, model_files("b", "w"), marker="b.json")
+    assert tree(tmp_path) == model_files("a", "w") | model_files("b", "w")
+
+
+def test_folder_of_the_last_kernel_goes_with_it(tmp_path: Path) -> None:
+    write_project(tmp_path, model_files("a", "x"), marker="a.json")
+    write_project(tmp_path, model_files("a", ""), marker="a.json")
+    assert not (tmp_path / "rt").exists()
+
+
+def test_another_version_of_a_shared_file_is_refused(tmp_path: Path) -> None:
+    first = model_files("a", "xy")
+    write_project(tmp_path, first, marker="a.json")
+    with pytest.raises(InputError, match=r"a\.json .* needs another rt/y\.c") as caught:
+        write_project(tmp_path, model_files("b", "yz", version=2), marker="b.json")
+    assert caught.value.code == "codegen.shared-file"
+    assert tree(tmp_path) == first
+    write_project(tmp_path, model_files("a", "xy", version=2), marker="a.json")  # alone: may change
+
+
+def test_model_whose_file_is_another_s_is_refused(tmp_path: Path) -> None:
+    """Prefixes `a` and `a_data` would both write a_data.c."""
+    write_project(
+        tmp_path, with_marker({"a_data.c": b"1"}, marker="a.json", facts={}), marker="a.json"
+    )
+    other = with_marker({"a_data.c": b"2"}, marker="a_data.json", facts={})
+    with pytest.raises(InputError, match=r"needs another a_data\.c"):
+        write_project(tmp_path, other, marker="a_data.json")
+
+
+def test_names_that_do_not_begin_with_the_prefix(tmp_path: Path) -> None:
+    """The first model has them, another one its own; each keeps them when generated again."""
+    beside = names_beside_others("b")
+    assert folder_names(tmp_path / "nowhere", "a") == folder_names(tmp_path, "a") == ALONE
+    write_project(
+        tmp_path, with_marker({ALONE.tflite: b"a"}, marker="a.json", facts={}), marker="a.json"
+    )
+    assert folder_names(tmp_path, "a") == ALONE
+    assert folder_names(tmp_path, "b") == beside
+    write_project(
+        tmp_path, with_marker({beside.tflite: b"b"}, marker="b.json", facts={}), marker="b.json"
+    )
+    assert folder_names(tmp_path, "a") == ALONE
+    assert folder_names(tmp_path, "b") == beside
+    assert len({ALONE.tflite, ALONE.readme, beside.tflite, beside.readme}) == 4
 
 
 def test_link_in_the_folder_is_replaced_not_followed(tmp_path: Path) -> None:
