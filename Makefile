@@ -15,7 +15,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 # Idle OpenMP threads must not spin: on a shared machine that costs 5 to 150 times (docs).
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-fast lint typecheck fix docs test-tflite-runtime wheel-test bench-step clean
+.PHONY: help demo test test-fast lint typecheck fix docs test-tflite-runtime wheel-test clean
+.PHONY: bench-step bench-engine prove-resume prove-engine fuzz
 
 help:
 	@echo "make demo       the whole chain on embedded digits, set-up included"
@@ -24,7 +25,10 @@ help:
 	@echo "make fix        format the code;  make docs  rewrite docs/cli.md and docs/errors.md"
 	@echo "make wheel-test the chain from an installed wheel, outside the clone"
 	@echo "make prove-resume  kill -9 at ten random moments of training, resume, compare bits"
+	@echo "make prove-engine  every tensor of real networks, host and QEMU cores, against tflite_micro"
+	@echo "make fuzz       crafted .tflite files into the reader for SECONDS=3600 of CPU time"
 	@echo "make bench-step the NetDistiller step against the two plain passes"
+	@echo "make bench-engine  instructions, arena, flash and stack of the C engine on four cores"
 
 demo: $(VENV)/$(CORE)
 	$(BIN)/ndtool run --data digits
@@ -54,11 +58,20 @@ apt:
 compilers:
 	@command -v gcc >/dev/null && command -v g++ >/dev/null || $(MAKE) --no-print-directory apt PKG="gcc g++ libc6-dev"
 
-test: $(VENV)/$(ALL) compilers lint
+# For the C engine on other cores; RISC-V only compiles and runs the kernels in a test.
+CROSS := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm cmake gcc-riscv64-unknown-elf qemu-system-misc
+.PHONY: cross
+cross: compilers
+	@command -v arm-none-eabi-gcc >/dev/null && command -v qemu-system-arm >/dev/null && \
+		command -v cmake >/dev/null && command -v riscv64-unknown-elf-gcc >/dev/null && \
+		command -v qemu-system-riscv32 >/dev/null || \
+		$(MAKE) --no-print-directory apt PKG="$(CROSS)"
+
+test: $(VENV)/$(ALL) cross lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	$(MAKE) --no-print-directory test-tflite-runtime
 
-test-fast: $(VENV)/$(ALL) compilers lint
+test-fast: $(VENV)/$(ALL) cross lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 # No clang-format here: every C file of the sources is a template (.j2) and is C only once it is
@@ -96,9 +109,18 @@ wheel-test: $(VENV)/$(ALL)
 bench-step: $(VENV)/$(ALL)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/train_step.py
 
+bench-engine: $(VENV)/$(ALL) cross
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engine.py
+
 clean:
 	rm -rf build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: prove-resume
 prove-resume: $(VENV)/$(ALL)
 	$(BIN)/python tools/prove_resume.py
+
+prove-engine: $(VENV)/$(ALL) cross
+	OMP_NUM_THREADS=1 $(BIN)/python tools/prove_engine.py
+
+SECONDS ?= 3600
+fuzz: $(VENV)/$(ALL)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz_reader.py --seconds $(SECONDS)

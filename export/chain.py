@@ -273,6 +273,7 @@ def predict_stage(run: RunDir, options: ExportOptions, *, force: bool) -> list[H
         hops = predict_hops(run, images, runtime=runtime, workers=options.workers, int8=fresh)
         rows = hop_rows(hops, images.labels)
         names = store_predictions(run, hops, images)
+        run.forget_stale("verify")
         return StageOutput(files=tuple(names), figures=hop_figures(rows, images))
 
     run_stage(run, key, work, force=force, packages=("torch", "onnxruntime", "tflite-micro"))

@@ -1,4 +1,4 @@
-"""Runs the model of every hop on the same images: float (torch), ONNX, int8.
+"""Runs the model of every hop on the same images: float (torch), ONNX, int8; and the C's answers.
 
 `export` keeps these predictions in the run folder; `check` makes them again and believes no file
 where it can run the model itself.
@@ -6,7 +6,7 @@ where it can run the model itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -18,6 +18,7 @@ from ndtool import console
 from ndtool.contract import Contract
 from ndtool.data.types import Split
 from ndtool.evaluate import Accuracy, accuracy, agreement, max_abs_difference, predicted_class
+from ndtool.export.int8.ir import Graph
 from ndtool.export.predictions import Predictions, load_predictions, save_predictions
 from ndtool.export.runners import run_int8, run_onnx
 from ndtool.gates.hops import HopRow
@@ -26,6 +27,7 @@ from ndtool.rundir import ONNX, PREDICTIONS, STUDENT, TFLITE, RunDir, Value, sha
 from ndtool.types import Hop, Part, Runtime
 
 F64 = NDArray[np.float64]
+I8 = NDArray[np.int8]
 I64 = NDArray[np.int64]
 
 
@@ -115,6 +117,15 @@ def _stored(run: RunDir, hop: Hop, images: Split, why: str) -> list[HopPredictio
     ]
 
 
+def stored_int8(run: RunDir, images: Split) -> I8 | None:
+    """Outputs (N, K) that the predict stage kept, if tflite_micro gave them for these images."""
+    row = run.manifest().stages.get("predict")
+    name = f"{PREDICTIONS}/{Hop.INT8.value}.npz"
+    if row is None or "tflite-micro" not in row.packages:
+        return None
+    return None if _not_usable(run, name, TFLITE, images) else load_predictions(run / name).outputs
+
+
 def _not_usable(run: RunDir, name: str, model: str, images: Split) -> str:
     """Why stored predictions do not speak of this model on these images; "" when they do."""
     manifest = run.manifest()
@@ -128,6 +139,25 @@ def _not_usable(run: RunDir, name: str, model: str, images: Split) -> str:
     if row.figures.get("eval_sha256") != images.sha256():
         return "the stored ones are of other images"
     return ""
+
+
+def c_prediction(outputs: I8, graph: Graph, engine: str) -> HopPrediction:
+    """The hop of the C from its output bytes (N, K)."""
+    tensor = graph.tensor(graph.outputs[0])
+    return HopPrediction(
+        hop=Hop.C,
+        engine=engine,
+        outputs=outputs,
+        reals=tensor.scale * (outputs.astype(np.float64) - tensor.zero_point),
+        predicted=predicted_class(outputs),
+    )
+
+
+def differing_images(before: HopPrediction | None, hop: HopPrediction) -> int | None:
+    """Images of which C and the reference give different bytes; None where nothing is compared."""
+    if before is None or hop.hop is not Hop.C or not before.engine.startswith("tflite-micro"):
+        return None
+    return int(np.count_nonzero((before.outputs != hop.outputs).any(axis=1)))
 
 
 def hop_rows(hops: list[HopPrediction], labels: I64) -> list[HopRow]:
@@ -144,6 +174,7 @@ def hop_rows(hops: list[HopPrediction], labels: I64) -> list[HopRow]:
                 max_abs_diff=None
                 if before is None
                 else max_abs_difference(before.reals, hop.reals),
+                differing=differing_images(before, hop),
             )
         )
     return rows
@@ -185,7 +216,7 @@ def rows_of_figures(figures: Mapping[str, Value]) -> list[HopRow]:
     return rows
 
 
-def store_predictions(run: RunDir, hops: list[HopPrediction], images: Split) -> list[str]:
+def store_predictions(run: RunDir, hops: Sequence[HopPrediction], images: Split) -> list[str]:
     """One npz a hop; gives their names."""
     names = []
     for hop in hops:

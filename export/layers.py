@@ -14,27 +14,33 @@ from ndtool.export.int8.ir import (
     Op,
     op_inputs,
     op_name,
+    op_outputs,
 )
 
 HEAD: Final = "index,op,output,input_shape,output_shape,macs,constant_bytes,output_bytes"
 
 
 def layers_csv(graph: Graph) -> str:
-    """CSV text with `HEAD`; shapes as 1x32x32x8, sizes in bytes."""
+    """CSV text with `HEAD`; shapes as 1x32x32x8, sizes in bytes.
+
+    The input is the first activation; of several outputs, which have one shape, the names are
+    joined by semicolons and the bytes added up.
+    """
     rows = [HEAD]
     for index, op in enumerate(graph.ops):
-        out = graph.tensor(op.out)
-        first = graph.tensor(op_inputs(op)[0])
-        constants = [graph.tensor(i).data for i in op_inputs(op)]
+        outs = [graph.tensor(i) for i in op_outputs(op)]
+        inputs = [graph.tensor(i) for i in op_inputs(op)]
+        first = next(tensor for tensor in inputs if tensor.data is None)
+        constants = [tensor.data for tensor in inputs]
         cells = (
             str(index),
             op_name(op),
-            csv_cell(out.name),
+            csv_cell(";".join(out.name for out in outs)),
             _shape(first.shape),
-            _shape(out.shape),
+            _shape(outs[0].shape),
             str(op_macs(graph, op)),
             str(sum(len(data) for data in constants if data is not None)),
-            str(out.elements),
+            str(sum(out.elements for out in outs)),
         )
         rows.append(",".join(cells))
     return "\n".join(rows) + "\n"

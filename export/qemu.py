@@ -23,6 +23,7 @@ from ndtool.export.worker_process import last_lines, signal_name
 DEFAULT_TIMEOUT_S: Final = 600.0
 MAX_OUTPUT_BYTES: Final = 2 * 1024**3  # of the files a program writes, together
 MAX_LOG_BYTES: Final = 1024**2
+_REMEDY: Final = "generate the project again; if it stays, please report it with the model"
 _EXCEPTIONS: Final[Mapping[int, str]] = {
     2: "NMI",
     3: "HardFault",
@@ -30,9 +31,10 @@ _EXCEPTIONS: Final[Mapping[int, str]] = {
     5: "BusFault",
     6: "UsageFault",
 }
-_FAULT: Final = re.compile(r"^FAULT exception=(\d+)( .*)$", re.MULTILINE)
+_FAULT: Final = re.compile(r"^FAULT exception=(\d{1,3})( .*)$", re.MULTILINE)
 _STACK: Final = re.compile(r"^stack (\d{1,10})$", re.MULTILINE)
-_LOCKUP: Final = re.compile(r"fatal: (Lockup: .*)(?:\n.*)*?\bR15=([0-9a-f]{8})")
+_LOCKUP: Final = re.compile(r"fatal: (Lockup: .*)")  # then all registers
+_PC: Final = re.compile(r"\bR15=([0-9a-f]{8})")
 _NO_BOARD: Final = re.compile(r"unsupported machine type")
 
 
@@ -127,18 +129,23 @@ def _run_error(elf: Path, board: Board, status: int | None, why: str, log: Path)
     where = visible(f"{elf.name} on {board.name}")
     end = last_lines(log, 2)
     if status is None:
-        return _broken(f"the program {why}: {end}", where, "qemu.timeout")
+        return MismatchError(
+            f"the program {why}: {end}", where=where, remedy=_REMEDY, code="qemu.timeout"
+        )
     if fault := _FAULT.search(text):
         name = _EXCEPTIONS.get(int(fault[1]), f"exception {fault[1]}")
-        return _broken(f"the program ended in a {name}:{visible(fault[2])}", where, "qemu.fault")
+        what = f"the program ended in a {name}:{visible(fault[2])}"
+        return MismatchError(what, where=where, remedy=_REMEDY, code="qemu.fault")
+    if lockup := _LOCKUP.search(text):
+        pc = _PC.search(text, lockup.end())
+        at = "" if pc is None else f" at pc={pc[1]}"
+        what = f"the program faulted within a fault{at}: {visible(lockup[1])}"
+        return MismatchError(what, where=where, remedy=_REMEDY, code="qemu.fault")
     if _NO_BOARD.search(text):
         return ToolMissingError(
             f"a qemu-system-arm that knows the board {board.name}",
             install="QEMU 6.2 or newer, as in Debian 12",
         )
-    if lockup := _LOCKUP.search(text):
-        what = f"the program faulted within a fault at pc={lockup[2]}: {visible(lockup[1])}"
-        return _broken(what, where, "qemu.fault")
     if status < 0:
         return InputError(
             f"QEMU was ended by {signal_name(status)}: {end}",
@@ -146,13 +153,9 @@ def _run_error(elf: Path, board: Board, status: int | None, why: str, log: Path)
             remedy="run it again; if it was killed for memory, free some",
             code="qemu.killed",
         )
-    return _broken(f"the program failed with exit status {status}: {end}", where, "qemu.failed")
-
-
-def _broken(what: str, where: str, code: str) -> MismatchError:
     return MismatchError(
-        what,
+        f"the program failed with exit status {status}: {end}",
         where=where,
-        remedy="please report it with the model; the host build may tell more (--on host)",
-        code=code,
+        remedy=_REMEDY,
+        code="qemu.failed",
     )

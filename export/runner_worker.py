@@ -1,15 +1,18 @@
 """One interpreter in a process of its own: `python -m ndtool.export.runner_worker TASK ...`.
 
-    run   FOLDER RUNTIME INDEX FIRST LAST    images FIRST..LAST-1 of FOLDER/x.npy
-    arena FOLDER ARENA_BYTES                 one inference, then TFLM's allocations on fd 2
+    run     FOLDER RUNTIME INDEX FIRST LAST    images FIRST..LAST-1 of FOLDER/x.npy
+    tensors FOLDER OUT INDEX FIRST LAST        samples FIRST..LAST-1 of FOLDER/x.npy
+    arena   FOLDER ARENA_BYTES                 one inference, then TFLM's allocations on fd 2
 
-Reads FOLDER/model.tflite; `run` writes FOLDER/out_INDEX.npz and one byte an image to
-FOLDER/done_INDEX. Whatever goes wrong ends the process, with the reason on stderr: `runners`
-judges exit status and log. Needs numpy and the interpreter, nothing else.
+Reads FOLDER/model.tflite; `run` writes FOLDER/out_INDEX.npz; `tensors` the tensors that
+FOLDER/plan.json names to their place in OUT; both one byte an image to FOLDER/done_INDEX. Whatever
+goes wrong ends the process, with the reason on stderr: `runners` judges exit status and log. Needs
+numpy and the interpreter, nothing else.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -47,9 +50,15 @@ class Interpreter(Protocol):
 class Tflm:
     """tflite_micro, the reference (stack, 1.5)."""
 
-    def __init__(self, model: bytes, arena_bytes: int = ARENA_BYTES) -> None:
+    def __init__(
+        self, model: bytes, arena_bytes: int = ARENA_BYTES, *, keep_tensors: bool = False
+    ) -> None:
         runtime = require("tflite_micro").runtime
-        self.interpreter = runtime.Interpreter.from_bytes(model, arena_size=arena_bytes)
+        kinds = runtime.InterpreterConfig
+        kind = kinds.kPreserveAllTensors if keep_tensors else kinds.kAllocationRecording
+        self.interpreter = runtime.Interpreter.from_bytes(
+            model, arena_size=arena_bytes, intrepreter_config=kind
+        )
 
     def details(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """See Interpreter; the wheel has no count of inputs, a second one must not be found."""
@@ -143,6 +152,46 @@ def run_share(folder: Path, runtime: Runtime, index: int, first: int, last: int)
     )
 
 
+def run_tensors(folder: Path, out: Path, index: int, first: int, last: int) -> None:
+    """Bytes of the planned tensors for samples first..last-1, sample by sample, into `out`.
+
+    plan.json: `inputs` (shape, scale, zero_point of the int8 tensors; in the file an input may be
+    the float before a QUANTIZE, which gives exactly these integers back) and `tensors` (number,
+    bytes). The file `out` has its full size already.
+    """
+    parent = int(os.environ.get(PARENT, os.getppid()))
+    plan = json.loads((folder / "plan.json").read_text())
+    samples = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)  # (N, bytes) int8
+    model = (folder / "model.tflite").read_bytes()
+    interpreter = Tflm(model, keep_tensors=True).interpreter
+    row_bytes = sum(size for _, size in plan["tensors"])
+    with (folder / f"done_{index}").open("ab", buffering=0) as done, out.open("r+b") as file:
+        file.seek(first * row_bytes)
+        for sample in samples[first:last]:
+            if os.getppid() != parent:
+                sys.exit("the starting process is gone")
+            _set_inputs(interpreter, plan["inputs"], np.asarray(sample))
+            interpreter.invoke()
+            for tensor, size in plan["tensors"]:
+                data = interpreter.GetTensor(tensor, 0)["tensor_data"].tobytes()
+                if len(data) != size:
+                    sys.exit(f"tensor #{tensor} has {len(data)} bytes, {size} expected")
+                file.write(data)
+            done.write(b".")
+
+
+def _set_inputs(interpreter: Any, inputs: list[dict[str, Any]], sample: I8) -> None:
+    at = 0
+    for position, fed in enumerate(inputs):
+        size = math.prod(fed["shape"])
+        value = sample[at : at + size].reshape(fed["shape"])
+        at += size
+        if interpreter.get_input_details(position)["dtype"] == np.float32:
+            zero = np.float32(fed["zero_point"])
+            value = (value.astype(np.float32) - zero) * np.float32(fed["scale"])
+        interpreter.set_input(value, position)
+
+
 def print_arena(folder: Path, arena_bytes: int) -> None:
     """One inference of zeros in an arena of that size, then what TFLM allocated, on fd 2."""
     tflm = Tflm((folder / "model.tflite").read_bytes(), arena_bytes)
@@ -168,6 +217,8 @@ def main(argv: list[str]) -> None:
     match argv:
         case ["run", folder, runtime, index, first, last]:
             run_share(Path(folder), Runtime(runtime), int(index), int(first), int(last))
+        case ["tensors", folder, out, index, first, last]:
+            run_tensors(Path(folder), Path(out), int(index), int(first), int(last))
         case ["arena", folder, arena_bytes]:
             print_arena(Path(folder), int(arena_bytes))
         case _:

@@ -7,6 +7,7 @@ caller gets either all outputs or one NdError, and no child is left.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from ndtool.console import visible
 from ndtool.contract import Contract
 from ndtool.errors import InputError, ToolMissingError, UnsupportedError, require
+from ndtool.export.int8.ir import Graph, TensorId
 from ndtool.export.onnx_session import onnx_refusals, open_session
 from ndtool.export.runner_worker import ARENA_BYTES
 from ndtool.export.worker_process import (
@@ -173,6 +175,51 @@ def run_int8(
         zero_point=int(results[0]["zero_point"][0]),
         engine=engine,
     )
+
+
+def run_tensors(
+    model: bytes,
+    graph: Graph,
+    samples: I8,
+    tensors: Sequence[TensorId],
+    *,
+    out: Path,
+    workers: int,
+    progress: Progress,
+) -> str:
+    """Write to `out` what tflite_micro puts into `tensors` for every sample; gives its name.
+
+    Args:
+        graph: as read from `model`.
+        samples: int8 (N, bytes): of each, all inputs of the graph in order.
+        tensors: activations of the graph; `out` becomes their bytes in this order, per sample.
+        workers: processes; 0: one a core. The result does not depend on it.
+
+    Raises:
+        ToolMissingError: tflite_micro is not installed.
+        UnsupportedError: it refuses the model, aborts, or hangs.
+        InputError: no samples, or a worker was killed from outside.
+    """
+    assert samples.dtype == np.int8 and samples.ndim == 2, (samples.dtype, samples.shape)
+    engine = _engine(Runtime.TFLM)
+    total = len(samples)
+    _require_images(total)
+    fed = [graph.tensor(index) for index in graph.inputs]
+    plan = {
+        "inputs": [{"shape": t.shape, "scale": t.scale, "zero_point": t.zero_point} for t in fed],
+        "tensors": [(index, graph.tensor(index).elements) for index in tensors],
+    }
+    row_bytes = sum(graph.tensor(index).elements for index in tensors)
+    with out.open("wb") as file:
+        file.truncate(total * row_bytes)
+    with _children(model) as (folder, children):
+        np.save(folder / "x.npy", np.ascontiguousarray(samples), allow_pickle=False)
+        (folder / "plan.json").write_text(json.dumps(plan))
+        for index, (first, last) in enumerate(_shares(total, workers or usable_cores())):
+            args = (str(folder), str(out.resolve()), str(index), str(first), str(last))
+            children.append(_Child.start(folder, index, "tensors", *args))
+        _wait(children, engine, total, progress)
+    return engine
 
 
 def tflm_arena_bytes(model: bytes) -> int:

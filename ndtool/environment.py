@@ -33,15 +33,21 @@ _PACKAGES: Final = (
     ("safetensors", ("safetensors",), "export", "the student's weights"),
     ("jinja2", ("jinja2",), "export", "C projects"),
     ("tflite_micro", ("tflite-micro",), "verify", "the reference interpreter"),
+    ("elftools", ("pyelftools",), "verify", "verify --on qemu: sizes, instructions"),
     ("tensorflow", ("tensorflow-cpu", "tensorflow"), "tensorflow", "--converter tensorflow"),
     ("matplotlib", ("matplotlib",), "report", "plots"),
 )
 # program, Debian packages, purpose
 _TOOLS: Final = (
-    ("gcc", "gcc libc6-dev", "compiling generated C on the host"),
+    ("gcc", "gcc libc6-dev", "verify and check: the C on this machine"),
+    ("make", "make", "building C projects"),
     ("g++", "g++", "C++ users of generated C"),
-    ("arm-none-eabi-gcc", "gcc-arm-none-eabi libnewlib-arm-none-eabi", "Cortex-M builds"),
-    ("qemu-system-arm", "qemu-system-arm", "running Cortex-M builds"),
+    (
+        "arm-none-eabi-gcc",
+        "gcc-arm-none-eabi libnewlib-arm-none-eabi",
+        "verify --on qemu: Cortex-M builds",
+    ),
+    ("qemu-system-arm", "qemu-system-arm", "verify --on qemu: running them, counting instructions"),
 )
 _VERSION: Final = re.compile(r"\d+\.\d+(\.\d+)?")
 

@@ -37,6 +37,7 @@ EXTRA_OF: Final = {
     "safetensors": "export",
     "jinja2": "export",
     "tflite_micro": "verify",
+    "elftools": "verify",
     "tensorflow": "tensorflow",
     "matplotlib": "report",
     "tflite_runtime": "tflite-runtime",

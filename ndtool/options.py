@@ -66,9 +66,20 @@ class ExportOptions:
 class CodegenOptions:
     """C project."""
 
-    template: str = "array"
+    template: str = "posix"
     prefix: str = "nd_model"
     golden: int = 8  # golden vectors: pixels, int8 input, int8 output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions:
+    """C against tflite_micro. `on`: host, qemu or qemu:BOARD."""
+
+    on: str = "host"
+    random: int = 100  # made inputs, half of them smooth
+    layers: bool | None = None  # every tensor that the C forms; None: on the host, not in QEMU
+    seed: int = 0  # of the made inputs
+    workers: int = 0  # interpreter processes; 0: one a core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +95,7 @@ class CheckOptions:
 TRAIN: Final = TrainOptions()
 EXPORT: Final = ExportOptions()
 CODEGEN: Final = CodegenOptions()
+VERIFY: Final = VerifyOptions()
 CHECK: Final = CheckOptions()
 
 # Lowest and highest value of each number of a training: shown by --help, and the second lock of

@@ -212,7 +212,7 @@ class RunDir:
                 code="run.manifest",
             ) from None
         for name in loaded.files:
-            if not _stays_inside(name):
+            if not stays_inside(name):
                 raise InputError(
                     "bad manifest: a file name leaves the run folder",
                     where=f"{path}: {name}",
@@ -308,6 +308,20 @@ class RunDir:
             stages = {n: r for n, r in manifest.stages.items() if n != stage}
             self.write_text(MANIFEST, json_text(asdict(Manifest(files=files, stages=stages))))
             self.write_metrics()
+
+    def forget_stale(self, kind: str) -> None:
+        """Drop the stages `kind` and `kind:...` whose input has changed, with what they wrote.
+
+        For figures about something that another stage has just replaced: they are absent until
+        they are measured again.
+        """
+        for stage in self.stale_stages():
+            if stage.partition(":")[0] == kind:
+                console.info(f"{stage}: to be done again")
+                for name, row in self.manifest().files.items():
+                    if row.stage == stage:
+                        (self.path / name).unlink(missing_ok=True)
+                self.forget(stage)
 
     def write_metrics(self) -> None:
         """Make metrics.json the projection of the manifest's rows again."""
@@ -418,7 +432,8 @@ def _try_lock(handle: IO[bytes]) -> bool:
     return True
 
 
-def _stays_inside(name: str) -> bool:
+def stays_inside(name: str) -> bool:
+    """Whether a file name with `/`, as manifests have it, names a place below its folder."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name and name != ""
 

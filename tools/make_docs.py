@@ -20,6 +20,7 @@ COMMANDS = (
     ("train",),
     ("export",),
     ("codegen",),
+    ("verify",),
     ("check",),
     ("models",),
     ("data", "inspect"),

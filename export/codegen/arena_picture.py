@@ -251,10 +251,10 @@ def _labels(
             across, along, turn = along, across, " rotate(-90)"
         if long > along:
             continue
-        labels = labels[: int((across - 2) / LINE)]
+        room = labels[: int((across - 2) / LINE)]
         place = f"translate({box.x + box.width / 2:.1f} {box.y + box.height / 2:.1f}){turn}"
-        for line, label in enumerate(labels):
-            y = LINE * (line - (len(labels) - 1) / 2) + 3.5
+        for line, label in enumerate(room):
+            y = LINE * (line - (len(room) - 1) / 2) + 3.5
             yield (
                 f'<text class="label" transform="{place}" y="{y:.1f}" text-anchor="middle">'
                 f"{label}</text>"

@@ -16,7 +16,7 @@ from ndtool.console import visible
 from ndtool.errors import NdError
 from ndtool.export.graph import ir as fg
 from ndtool.export.int8.parameters import unsupported
-from ndtool.export.int8.spec import MAX_CONCAT
+from ndtool.export.int8.rules.movement import MAX_CONCAT
 from ndtool.quant import scales
 from ndtool.quant.kernels import Window
 

@@ -6,6 +6,7 @@ three can not differ. Constants must have the byte length that `spec` checks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -21,9 +22,11 @@ from ndtool.export.int8.ir import (
     PaddingKind,
     Pads,
     Pool2D,
+    ResizeNearest,
     Tensor,
 )
 from ndtool.quant import fixed_point as fp
+from ndtool.quant import kernels
 from ndtool.quant.kernels import I8, I32, Limits, Window
 
 Layer = Conv2D | DepthwiseConv2D | FullyConnected
@@ -69,6 +72,74 @@ def windows(graph: Graph, op: Conv2D | DepthwiseConv2D | Pool2D) -> tuple[Window
         pads = ((op.padding.top, op.padding.bottom), (op.padding.left, op.padding.right))
     rows, columns = (Window(kernel[i], op.stride[i], dilation[i], same, pads[i]) for i in (0, 1))
     return rows, columns
+
+
+def nearest_indices(graph: Graph, op: ResizeNearest) -> tuple[fp.I64, fp.I64]:
+    """Which row, and which column, of the input each one of the output is."""
+    sizes = zip(graph.tensor(op.x).shape[1:3], graph.tensor(op.out).shape[1:3], strict=True)
+    rows, columns = (
+        kernels.nearest_indices(
+            size,
+            out_size,
+            align_corners=op.align_corners,
+            half_pixel_centers=op.half_pixel_centers,
+        )
+        for size, out_size in sizes
+    )
+    return rows, columns
+
+
+def dropped_axes(shape: tuple[int, ...], kept: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Axes of 1 without which `shape` is `kept`; None where it is something else."""
+    dropped: list[int] = []
+    position = 0
+    for axis, n in enumerate(shape):
+        if kept[position : position + 1] == (n,):
+            position += 1
+        elif n == 1:
+            dropped.append(axis)
+        else:
+            return None
+    return tuple(dropped) if position == len(kept) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceAxis:
+    """What STRIDED_SLICE takes of one axis: `size` elements from `begin`, one each `stride`."""
+
+    begin: int
+    stride: int
+    size: int
+
+
+def slice_axis(
+    n: int,
+    begin: int,
+    end: int,
+    stride: int,
+    *,
+    from_first: bool = False,
+    to_last: bool = False,
+    shrink: bool = False,
+) -> SliceAxis:
+    """The elements of an axis of `n` that a STRIDED_SLICE with these numbers and masks takes.
+
+    `stride` is not 0; nothing taken is a `size` of 0, which no kernel handles. A shrunk axis gives
+    one element, and none for a negative stride: TFLM's kernel then leaves its output as it was.
+    `StridedSliceStartForAxis` and `StridedSliceEndForAxis`, strided_slice_logic.h.
+    """
+    forward = stride > 0
+    low, high = (0, n) if forward else (-1, n - 1)
+    start = min(max(begin + n if begin < 0 else begin, low), high)
+    if from_first:
+        start = low if forward else high
+    stop = min(max(end + n if end < 0 else end, low), high)
+    if to_last:
+        stop = high if forward else low
+    if shrink:
+        stop = min(start + 1, n) if forward else start
+    size = max(0, -((start - stop) // stride))
+    return SliceAxis(begin=start, stride=stride if size > 1 else 1, size=size)
 
 
 def is_per_tensor_fc(graph: Graph, op: Layer) -> bool:

@@ -211,10 +211,11 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StridedSlice:
-    """STRIDED_SLICE by constants: element `begin + i * stride` of each dimension, resolved.
+    """STRIDED_SLICE by constants: element `begin + i * stride`, i < size, of each dimension of x.
 
-    The file's masks and negative or clipped bounds are gone: 0 <= begin < size, the output's shape
-    says how many. `constants` are the file's begin, end and strides.
+    The file's masks and negative or clipped bounds are gone: every index lies inside x. The
+    output's shape is `sizes`, less some dimensions of 1 where the file shrinks axes. `constants`
+    are the file's begin, end and strides.
     """
 
     x: TensorId
@@ -222,6 +223,7 @@ class StridedSlice:
     out: TensorId
     begin: tuple[int, ...]
     strides: tuple[int, ...]
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +277,7 @@ class Unary:
     alpha: float = 0.0
 
 
-Op = (
+SingleOutput = (
     Conv2D
     | DepthwiseConv2D
     | FullyConnected
@@ -285,13 +287,13 @@ Op = (
     | Pad
     | Reshape
     | Squeeze
-    | Split
     | StridedSlice
     | ResizeNearest
     | Concat
     | Softmax
     | Unary
 )
+Op = SingleOutput | Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,11 +24,17 @@ from ndtool.export.int8.ir import (
     Pad,
     Pool2D,
     Reshape,
+    ResizeNearest,
+    SingleOutput,
     Softmax,
+    Split,
+    Squeeze,
+    StridedSlice,
     TensorId,
     Unary,
     UnaryKind,
     op_inputs,
+    op_outputs,
 )
 from ndtool.quant import fixed_point as fp
 from ndtool.quant import kernels
@@ -46,9 +52,9 @@ def run_graph(graph: Graph, *inputs: I8) -> list[I8]:
     last_use = {t: i for i, op in enumerate(graph.ops) for t in op_inputs(op)}
     values = _input_values(graph, inputs)
     for index, op in enumerate(graph.ops):
-        values[op.out] = run_op(graph, op, values)
-        for tensor in set(op_inputs(op)) & values.keys():
-            if last_use[tensor] == index and tensor not in graph.outputs:
+        values.update(zip(op_outputs(op), run_op(graph, op, values), strict=True))
+        for tensor in {*op_inputs(op), *op_outputs(op)} & values.keys():
+            if last_use.get(tensor, index) == index and tensor not in graph.outputs:
                 del values[tensor]
     return [values[tensor] for tensor in graph.outputs]
 
@@ -57,7 +63,7 @@ def run_tensors(graph: Graph, *inputs: I8) -> dict[TensorId, I8]:
     """Every activation of the graph, inputs included; otherwise as `run_graph`."""
     values = _input_values(graph, inputs)
     for op in graph.ops:
-        values[op.out] = run_op(graph, op, values)
+        values.update(zip(op_outputs(op), run_op(graph, op, values), strict=True))
     return values
 
 
@@ -75,8 +81,14 @@ def _input_values(graph: Graph, inputs: Sequence[I8]) -> dict[TensorId, I8]:
     return dict(zip(graph.inputs, inputs, strict=True))
 
 
-def run_op(graph: Graph, op: Op, values: Values) -> I8:
-    """The output of one op; `values` holds the activations it reads, batched."""
+def run_op(graph: Graph, op: Op, values: Values) -> tuple[I8, ...]:
+    """Each output of one op; `values` holds the activations it reads, batched."""
+    if isinstance(op, Split):
+        return tuple(np.split(values[op.x], len(op.outs), axis=op.axis))
+    return (_run_single(graph, op, values),)
+
+
+def _run_single(graph: Graph, op: SingleOutput, values: Values) -> I8:
     out = graph.tensor(op.out)
     match op:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
@@ -101,8 +113,14 @@ def run_op(graph: Graph, op: Op, values: Values) -> I8:
             )
         case Pad():
             return kernels.pad(values[op.x], op.paddings, fill=out.zero_point)
-        case Reshape():
+        case Reshape() | Squeeze():
             return values[op.x].reshape(-1, *out.shape[1:])
+        case StridedSlice():
+            taken = kernels.strided_slice(values[op.x], op.begin, op.strides, op.sizes)
+            return taken.reshape(-1, *out.shape[1:])
+        case ResizeNearest():
+            at_y, at_x = derive.nearest_indices(graph, op)
+            return values[op.x][:, at_y[:, None], at_x]
         case Concat():
             return np.concatenate([values[x] for x in op.xs], axis=op.axis)
         case Softmax():
@@ -146,8 +164,14 @@ def _run_layer(graph: Graph, op: derive.Layer, x: I8) -> I8:
 
 
 def _run_binary(graph: Graph, op: Binary, values: Values) -> I8:
+    rank = len(graph.tensor(op.out).shape)
+    left, right = (_operand(graph, t, values, rank) for t in (op.a, op.b))
+    return binary_bytes(graph, op, left, right)
+
+
+def binary_bytes(graph: Graph, op: Binary, left: I8, right: I8) -> I8:
+    """ADD, SUB or MUL of bytes of its operands, of any shapes that broadcast."""
     a, b, out = (graph.tensor(t) for t in (op.a, op.b, op.out))
-    left, right = (_operand(graph, t, values, len(out.shape)) for t in (op.a, op.b))
     limits = derive.activation_limits(op.act, out)
     requants = [fp.requant_of(real) for real in derive.binary_reals(graph, op)]
     if op.kind is BinaryKind.MUL:

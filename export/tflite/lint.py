@@ -24,15 +24,19 @@ from ndtool.export.int8.ir import (
     Graph,
     Op,
     Pad,
+    Softmax,
     TensorId,
     Unary,
     UnaryKind,
     op_name,
+    op_outputs,
 )
+from ndtool.export.int8.rules.tensors import Problem
 from ndtool.export.int8.spec import find_problems, problem_error
 from ndtool.export.tflite.parse import FileModel, parse_tflite
-from ndtool.export.tflite.reader import build_graph
-from ndtool.export.tflite.schema import BUFFER_ALIGN, FC_PER_CHANNEL_VERSION, OPERATOR_VERSION
+from ndtool.export.tflite.reader import ReadModel, build_model
+from ndtool.export.tflite.schema import BUFFER_ALIGN
+from ndtool.export.tflite.versions import operator_version
 from ndtool.quant.pixels import input_quantization
 from ndtool.types import Converter
 
@@ -88,7 +92,8 @@ def lint(data: bytes, contract: Contract | None, *, converter: Converter) -> lis
         InputError: the bytes are not a TFLite file at all.
     """
     model = parse_tflite(data, where="model")
-    graph, refusals = build_graph(model, where="model")
+    read, refusals = build_model(model, where="model")
+    graph = read.graph
     findings = [finding for rule in FILE_RULES for finding in rule(model)]
     findings += [
         Finding(
@@ -100,22 +105,24 @@ def lint(data: bytes, contract: Contract | None, *, converter: Converter) -> lis
     ]
     if not refusals:
         problems = find_problems(graph)
-        findings += [
-            Finding(
-                rule=problem.rule,
-                severity=Severity.ERROR,
-                text=f"{problem.text} ({problem_error(graph, problem, 'model').where})",
-                op=problem.op,
-                tensor=problem.tensor,
-            )
-            for problem in problems
-        ]
+        findings += [_of_spec(read, problem) for problem in problems]
         if not problems:
-            findings += [finding for rule in GRAPH_RULES for finding in rule(model, graph)]
+            findings += [finding for rule in GRAPH_RULES for finding in rule(model, read)]
             if contract is not None:
                 findings += _contract(graph, contract, converter)
     kept = [f for f in findings if f.rule not in ALLOWED[converter]]
     return sorted(kept, key=lambda f: f.severity is Severity.WARNING)
+
+
+def _of_spec(read: ReadModel, problem: Problem) -> Finding:
+    place = problem_error(read.graph, problem, "model", read.file_ops).where
+    return Finding(
+        rule=problem.rule,
+        severity=Severity.ERROR,
+        text=f"{problem.text} ({place})",
+        op=None if problem.op is None else read.file_ops[problem.op],
+        tensor=problem.tensor,
+    )
 
 
 # --------------------------------------------------------------------------- rules of the file
@@ -206,24 +213,31 @@ FILE_RULES: Final[tuple[Callable[[FileModel], Findings], ...]] = (
 
 
 def _of_op(rule: str, severity: Severity, text: str, index: int, op: Op) -> Finding:
-    place = f"op {index} {op_name(op)}"
-    return Finding(rule=rule, severity=severity, text=f"{text} ({place})", op=index, tensor=op.out)
+    place = f"{text} (op {index} {op_name(op)})"
+    out = op_outputs(op)[0]
+    return Finding(rule=rule, severity=severity, text=place, op=index, tensor=out)
 
 
-def _ends(model: FileModel, graph: Graph) -> Findings:
+def _file_ops(read: ReadModel) -> Iterator[tuple[int, Op]]:
+    """The operations with their numbers in the file."""
+    return zip(read.file_ops, read.graph.ops, strict=True)
+
+
+def _ends(model: FileModel, read: ReadModel) -> Findings:
     """One input, one output: what the C interface and the runners take."""
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        text = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs, not one each"
+    counts = (len(read.graph.inputs), len(read.graph.outputs))
+    if counts != (1, 1):
+        text = f"{counts[0]} inputs and {counts[1]} outputs, not one each"
         yield _error("model.ends", text)
+    if read.has_float_ends:
+        yield _error("model.float-ends", "a float input or output: the runners give int8")
 
 
-def _versions(model: FileModel, graph: Graph) -> Findings:
+def _versions(model: FileModel, read: ReadModel) -> Findings:
     """LiteRT refuses a version it does not know; older runtimes refuse newer versions."""
-    for index, (file_op, op) in enumerate(zip(model.ops, graph.ops, strict=True)):
-        wanted = OPERATOR_VERSION[op_name(op)]
-        if isinstance(op, FullyConnected) and not derive.is_per_tensor_fc(graph, op):
-            wanted = FC_PER_CHANNEL_VERSION
-        found = file_op.opcode.version
+    for index, op in _file_ops(read):
+        wanted = operator_version(read.graph, op)
+        found = model.ops[index].opcode.version
         if found > wanted:
             text = f"operator version {found}, {wanted} is enough"
             yield _of_op("op.version-new", Severity.ERROR, text, index, op)
@@ -232,44 +246,47 @@ def _versions(model: FileModel, graph: Graph) -> Findings:
             yield _of_op("op.version-old", Severity.ERROR, text, index, op)
 
 
-def _costs(model: FileModel, graph: Graph) -> Findings:
+def _costs(model: FileModel, read: ReadModel) -> Findings:
     """Operations that a better network or conversion would not have."""
-    for index, op in enumerate(graph.ops):
+    graph = read.graph
+    for index, op in _file_ops(read):
         if isinstance(op, Pad):
             text = "a PAD of its own costs a copy: train with SAME padding"
             yield _of_op("op.pad", Severity.WARNING, text, index, op)
         if isinstance(op, Unary) and op.kind is UnaryKind.QUANTIZE:
             text = "a QUANTIZE inside the network costs a copy and a rounding"
             yield _of_op("op.quantize", Severity.WARNING, text, index, op)
-        if op_name(op) == "SOFTMAX" and graph.tensor(op.out).shape[-1] > MAX_SAFE_SOFTMAX:
+        if isinstance(op, Softmax) and graph.tensor(op.out).shape[-1] > MAX_SAFE_SOFTMAX:
             text = f"over {MAX_SAFE_SOFTMAX} classes TFLM aborts on nearly equal logits"
             yield _of_op("op.softmax-classes", Severity.WARNING, text, index, op)
 
 
-def _biases(model: FileModel, graph: Graph) -> Findings:
+def _biases(model: FileModel, read: ReadModel) -> Findings:
     """A bias everywhere (LiteRT refuses or crashes without), its scale where a kernel reads it."""
+    graph = read.graph
     written: dict[TensorId, bool] = {}  # bias -> read by a per-tensor FULLY_CONNECTED
-    for index, op in enumerate(graph.ops):
+    for index, op in _file_ops(read):
         if not isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected):
             continue
         if op.bias is None:
             text = "no bias: LiteRT refuses or crashes"
             yield _of_op("bias.missing", Severity.ERROR, text, index, op)
         else:
-            read = derive.is_per_tensor_fc(graph, op)
-            written[op.bias] = written.get(op.bias, False) or read
-            if read and not graph.tensor(op.bias).scales:
+            is_read = derive.is_per_tensor_fc(graph, op)
+            written[op.bias] = written.get(op.bias, False) or is_read
+            if is_read and not graph.tensor(op.bias).scales:
                 text = "one weight scale and no bias scale: TFLM checks it"
                 yield _of_op("bias.scale-missing", Severity.ERROR, text, index, op)
-    for tensor, read in written.items():
-        if not read and graph.tensor(tensor).scales:
+    for tensor, is_read in written.items():
+        if not is_read and graph.tensor(tensor).scales:
             text = "a bias scale that no kernel reads"
             yield _of_tensor("bias.scale-unread", Severity.WARNING, text, model, tensor)
 
 
-def _multipliers(model: FileModel, graph: Graph) -> Findings:
+def _multipliers(model: FileModel, read: ReadModel) -> Findings:
     """Multipliers keep their precision (quantisation, section 2, rule 4)."""
-    for index, op in enumerate(graph.ops):
+    graph = read.graph
+    for index, op in _file_ops(read):
         if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected):
             reals = np.atleast_1d(derive.layer_reals(graph, op))
             bad = np.flatnonzero((reals < MIN_REAL) | (reals >= MAX_REAL))
@@ -278,9 +295,10 @@ def _multipliers(model: FileModel, graph: Graph) -> Findings:
                 yield _of_op("op.multiplier-range", Severity.WARNING, text, index, op)
 
 
-def _weights(model: FileModel, graph: Graph) -> Findings:
+def _weights(model: FileModel, read: ReadModel) -> Findings:
     """Symmetric weights lie in -127..127; some kernels rely on it."""
-    for index, op in enumerate(graph.ops):
+    graph = read.graph
+    for index, op in _file_ops(read):
         if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected):
             values = derive.int8_values(graph.tensor(op.weight))
             if (count := int((values == -128).sum())) > 0:
@@ -288,7 +306,7 @@ def _weights(model: FileModel, graph: Graph) -> Findings:
                 yield _of_op("weight.minimum", Severity.WARNING, text, index, op)
 
 
-GRAPH_RULES: Final[tuple[Callable[[FileModel, Graph], Findings], ...]] = (
+GRAPH_RULES: Final[tuple[Callable[[FileModel, ReadModel], Findings], ...]] = (
     _ends,
     _versions,
     _costs,

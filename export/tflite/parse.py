@@ -87,7 +87,12 @@ def parse_tflite(data: bytes, *, where: str) -> FileModel:
     Raises:
         InputError: not a TFLite file, truncated, or an offset, length or index is out of bounds.
     """
-    buffer = FlatBuffer(data, where)
+    return parse_buffer(FlatBuffer(data, where))
+
+
+def parse_buffer(buffer: FlatBuffer) -> FileModel:
+    """As `parse_tflite`, of bytes that are wrapped already."""
+    where = buffer.where
     root = buffer.root(IDENTIFIER)
     if (version := root.uint32(0)) != SCHEMA_VERSION:
         raise malformed(f"schema version {version}, not {SCHEMA_VERSION}", where)
@@ -101,7 +106,7 @@ def parse_tflite(data: bytes, *, where: str) -> FileModel:
         if tensor.buffer >= len(buffers):
             raise malformed(f"buffer {tensor.buffer} of {len(buffers)}", where)
     return FileModel(
-        size=len(data),
+        size=len(buffer.data),
         subgraphs=len(graphs),
         tensors=tensors,
         ops=tuple(_op(t, opcodes, where) for t in graphs[0].tables(3, MAX_TABLES)),

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import combinations, product
 
-from ndtool.errors import require
+from ndtool.errors import UnsupportedError, raise_all, require
 from ndtool.export.int8 import derive
 from ndtool.export.int8.ir import (
     Activation,
@@ -24,26 +25,32 @@ from ndtool.export.int8.ir import (
     Mean,
     Op,
     Pad,
+    Padding,
     PaddingKind,
+    Pads,
     Pool2D,
     Reshape,
+    ResizeNearest,
     Softmax,
+    Split,
+    Squeeze,
+    StridedSlice,
     Tensor,
     TensorId,
     Unary,
     UnaryKind,
     op_inputs,
     op_name,
+    op_outputs,
 )
 from ndtool.export.int8.spec import verify
 from ndtool.export.tflite.schema import (
     BUFFER_ALIGN,
-    FC_PER_CHANNEL_VERSION,
     IDENTIFIER,
-    OPERATOR_VERSION,
     SCHEMA_VERSION,
     load_schema,
 )
+from ndtool.export.tflite.versions import operator_version
 
 Offset = int  # of an object in the growing file, from its end
 Field = int | float | bool
@@ -53,10 +60,11 @@ def write_tflite(graph: Graph, *, description: str) -> bytes:
     """A .tflite file that TFLM and LiteRT load.
 
     Raises:
-        UnsupportedError: `graph` breaks a rule of `export.int8.spec`.
+        UnsupportedError: `graph` breaks a rule of `export.int8.spec`, or has what no file holds.
         ToolMissingError: the extra `export` is not installed.
     """
     verify(graph)
+    raise_all([_unwritable(i, op) for i, op in enumerate(graph.ops) if not _is_writable(graph, op)])
     file = _File()
     datas, buffers = _constants(file, graph)
     scaled_biases = _biases_with_scales(graph)
@@ -64,7 +72,7 @@ def write_tflite(graph: Graph, *, description: str) -> bytes:
         _tensor(file, tensor, datas, with_scales=_is_scaled(graph, TensorId(i), scaled_biases))
         for i, tensor in enumerate(graph.tensors)
     ]
-    codes = [(op_name(op), _version(graph, op)) for op in graph.ops]
+    codes = [(op_name(op), operator_version(graph, op)) for op in graph.ops]
     distinct = list(dict.fromkeys(codes))
     ops = [
         _operator(file, graph, op, distinct.index(code))
@@ -86,6 +94,26 @@ def write_tflite(graph: Graph, *, description: str) -> bytes:
         Buffers=file.offsets(buffers),
     )
     return file.finish(model)
+
+
+def _is_writable(graph: Graph, op: Op) -> bool:
+    """Whether a file can say it: passes make explicit padding and slices without constants."""
+    match op:
+        case Conv2D() | DepthwiseConv2D():
+            return not isinstance(op.padding, Pads)
+        case StridedSlice():
+            return _slice_masks(graph, op) is not None
+        case _:
+            return True
+
+
+def _unwritable(index: int, op: Op) -> UnsupportedError:
+    return UnsupportedError(
+        "explicit padding" if isinstance(op, Conv2D | DepthwiseConv2D) else "other constants",
+        where=f"op {index} {op_name(op)}",
+        remedy="write the graph as it was before the passes",
+        code="tflite.unwritable",
+    )
 
 
 class _File:
@@ -200,12 +228,6 @@ def _tensor(file: _File, tensor: Tensor, datas: dict[bytes, int], *, with_scales
     return file.table("Tensor", **fields)
 
 
-def _version(graph: Graph, op: Op) -> int:
-    if isinstance(op, FullyConnected) and not derive.is_per_tensor_fc(graph, op):
-        return FC_PER_CHANNEL_VERSION
-    return OPERATOR_VERSION[op_name(op)]
-
-
 def _operator_code(file: _File, name: str, version: int) -> Offset:
     code = getattr(file.schema.BuiltinOperator, name)
     return file.table(
@@ -217,7 +239,7 @@ def _operator(file: _File, graph: Graph, op: Op, code_index: int) -> Offset:
     fields: dict[str, Field] = {
         "OpcodeIndex": code_index,
         "Inputs": file.int32s(op_inputs(op)),
-        "Outputs": file.int32s([op.out]),
+        "Outputs": file.int32s(op_outputs(op)),
     }
     kind, options = _options(file, graph, op)
     if kind:
@@ -232,7 +254,8 @@ def _options(file: _File, graph: Graph, op: Op) -> tuple[str, dict[str, Field]]:
     def act(activation: Activation) -> int:
         return int(getattr(file.schema.ActivationFunctionType, activation))
 
-    def padding(kind: PaddingKind) -> int:
+    def padding(kind: Padding) -> int:
+        assert isinstance(kind, PaddingKind), "found by _is_writable"
         return int(getattr(file.schema.Padding, kind))
 
     match op:
@@ -277,5 +300,59 @@ def _options(file: _File, graph: Graph, op: Op) -> tuple[str, dict[str, Field]]:
             return "LeakyReluOptions", {"Alpha": op.alpha}
         case Pad():
             return "PadOptions", {}
+        case Squeeze():
+            shapes = (graph.tensor(op.x).shape, graph.tensor(op.out).shape)
+            axes = derive.dropped_axes(*shapes)
+            assert axes is not None, "checked by the spec"
+            return "SqueezeOptions", {"SqueezeDims": file.int32s(axes)}
+        case Split():
+            return "SplitOptions", {"NumSplits": len(op.outs)}
+        case StridedSlice():
+            masks = _slice_masks(graph, op)
+            assert masks is not None, "found by _is_writable"
+            begin, end, shrink = masks
+            return "StridedSliceOptions", {
+                "BeginMask": begin,
+                "EndMask": end,
+                "ShrinkAxisMask": shrink,
+            }
+        case ResizeNearest():
+            return "ResizeNearestNeighborOptions", {
+                "AlignCorners": op.align_corners,
+                "HalfPixelCenters": op.half_pixel_centers,
+            }
         case Reshape() | Unary():
             return "", {}
+
+
+def _slice_masks(graph: Graph, op: StridedSlice) -> tuple[int, int, int] | None:
+    """Begin, end and shrink masks with which the op's constants mean what it says; else None."""
+    x, out = graph.tensor(op.x).shape, graph.tensor(op.out).shape
+    columns = [derive.int32_values(graph.tensor(c)).ravel().tolist() for c in op.constants]
+    if {len(column) for column in columns} != {len(x)}:
+        return None
+    ones = [axis for axis, size in enumerate(op.sizes) if size == 1]
+    for shrunk in combinations(ones, len(x) - len(out)):
+        kept = tuple(size for axis, size in enumerate(op.sizes) if axis not in shrunk)
+        rows = zip(x, *columns, strict=True)
+        bits = [_slice_bits(op, axis, *row, shrink=axis in shrunk) for axis, row in enumerate(rows)]
+        if kept == out and None not in bits:
+            begin, end = zip(*filter(None, bits), strict=True)
+            return _mask(begin), _mask(end), _mask([axis in shrunk for axis in range(len(x))])
+    return None
+
+
+def _slice_bits(
+    op: StridedSlice, axis: int, n: int, begin: int, end: int, stride: int, *, shrink: bool
+) -> tuple[bool, bool] | None:
+    """Mask bits of one axis with which the file's numbers take what `op` says."""
+    wanted = derive.SliceAxis(begin=op.begin[axis], stride=op.strides[axis], size=op.sizes[axis])
+    for from_first, to_last in product((False, True), repeat=2):
+        masks = {"from_first": from_first, "to_last": to_last, "shrink": shrink}
+        if stride and derive.slice_axis(n, begin, end, stride, **masks) == wanted:
+            return from_first, to_last
+    return None
+
+
+def _mask(bits: Sequence[bool]) -> int:
+    return sum(bit << axis for axis, bit in enumerate(bits))

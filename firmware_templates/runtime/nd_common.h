@@ -12,7 +12,20 @@
 
 #include <limits.h>
 #include <stdint.h>
+/* A freestanding compiler may have no string.h. */
+#if defined(__STDC_HOSTED__) && (__STDC_HOSTED__ == 0)
+#include <stddef.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+void *memcpy(void *to, const void *from, size_t n);
+void *memset(void *to, int value, size_t n);
+#ifdef __cplusplus
+}
+#endif
+#else
 #include <string.h>
+#endif
 
 /* Placed before each kernel, such as __attribute__((section(".itcm"))); empty by default. */
 #ifndef ND_HOT

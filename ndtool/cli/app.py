@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ndtool import __version__
-from ndtool.cli import check, codegen, data, doctor, export, models, run, train
+from ndtool.cli import check, codegen, data, doctor, export, models, run, train, verify
 
 app = typer.Typer(
     name="ndtool",
@@ -38,6 +38,7 @@ app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("codegen")(codegen.codegen)
+app.command("verify")(verify.verify)
 app.command("check")(check.check)
 app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)

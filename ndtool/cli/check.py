@@ -41,6 +41,13 @@ def check_run(
 
 def show_check(verdict: "Verdict") -> None:
     """Print the table and the verdict; ends with exit 3 when a gate failed."""
+    print_check(verdict)
+    if not verdict.passed:
+        raise typer.Exit(GATE_FAILED)
+
+
+def print_check(verdict: "Verdict") -> None:
+    """The table of hops and every gate."""
     from ndtool.evaluate import wilson_interval
 
     console.out("no baseline: only absolute and hop bounds judged\n")
@@ -65,5 +72,3 @@ def show_check(verdict: "Verdict") -> None:
     for judgement in verdict.judgements:
         console.out(f"{words[judgement.passed]}  {judgement.gate}: {judgement.text}")
     console.out(f"\n{'PASS' if verdict.passed else 'FAIL'}  {verdict.eval_count} test images")
-    if not verdict.passed:
-        raise typer.Exit(GATE_FAILED)

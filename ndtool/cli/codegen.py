@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import Force, build, origins, verb
+from ndtool.cli.params import Force, Template, build, origins, verb
 from ndtool.errors import ConfigError
 from ndtool.options import CODEGEN, CodegenOptions
 
@@ -18,6 +18,7 @@ MaybeRun = Annotated[
 Tflite = Annotated[Path | None, typer.Option(help="Instead of RUN: any full-int8 file.")]
 ContractFile = Annotated[Path | None, typer.Option(help="With --tflite: its input contract.")]
 OutDir = Annotated[Path | None, typer.Option("--out", "-o", help="With --tflite: the C project.")]
+ListOps = Annotated[bool, typer.Option("--list-ops", help="Show the operators and their limits.")]
 
 
 @verb(CODEGEN)
@@ -27,10 +28,14 @@ def codegen(
     tflite: Tflite = None,
     contract: ContractFile = None,
     out: OutDir = None,
+    list_ops: ListOps = False,
     force: Force = False,
     **values: Any,
 ) -> None:
-    """Write the int8 model as a C project."""
+    """Write the int8 model as a C project that needs no interpreter."""
+    if list_ops:
+        _list_operators()
+        return
     options = build(CODEGEN, values)
     if (tflite is None) == (run == ""):
         raise ConfigError(
@@ -53,6 +58,8 @@ def codegen(
 
     model = codegen_file(tflite, contract_path=contract, options=options, out=out)
     _show(out, model)
+    if options.template != Template.ARRAY:
+        console.out(f"next     ndtool verify {console.visible(str(out))}")
     console.out_json({"schema": "ndtool.codegen/1", "project": str(out), **model})
 
 
@@ -73,14 +80,29 @@ def codegen_run(
         write_config(run, "codegen", asdict(options), given)
     project = run.path / FOLDER / options.template
     _show(project, figures)
-    console.out(f"next     ndtool check {run.path}")
+    following = "check" if options.template == Template.ARRAY else "verify"
+    console.out(f"next     ndtool {following} {run.path}")
     return {"schema": "ndtool.codegen/1", "project": str(project), **figures}
 
 
 def _show(project: Path, figures: Mapping[str, object]) -> None:
-    console.out(
-        f"C code   model {figures['tflite_bytes']:,} B"
-        f"   TFLM arena {figures['arena_bytes_tflm']:,} B"
-        f"   ops {figures['ops']}"
-    )
-    console.out(f"files    {project}")
+    words = {"arena_bytes": "arena", "weights_bytes": "weights", "tflite_bytes": "model"}
+    words |= {"arena_bytes_tflm": "TFLM arena"}
+    known = {word: figures[key] for key, word in words.items() if figures.get(key) is not None}
+    sizes = "   ".join(f"{word} {value:,} B" for word, value in known.items())
+    console.out(f"C code   {sizes}   ops {figures['ops']}")
+    console.out(f"files    {console.visible(str(project))}")
+
+
+def _list_operators() -> None:
+    from dataclasses import asdict
+
+    from ndtool.export.codegen.operators import OPERATORS
+
+    for row in OPERATORS:
+        console.out(row.name)
+        for word in ("supported", "refused", "in_place"):
+            if text := getattr(row, word):
+                console.out(f"    {word.replace('_', ' '):<9}  {text}")
+    operators = [asdict(row) for row in OPERATORS]
+    console.out_json({"schema": "ndtool.codegen.ops/1", "operators": operators})

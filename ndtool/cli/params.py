@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from ndtool import console
 from ndtool.config import find_config, load_config
 from ndtool.errors import ConfigError
-from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, WORD_OF
+from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, WORD_OF
 from ndtool.types import Converter, FcScales, Recipe, Runtime, StudentLoss
 
 T = TypeVar("T")
@@ -28,6 +28,9 @@ _NOT_IN_FILES: Final = ("config", "json", "traceback")  # of this one call, or r
 class Template(enum.StrEnum):
     """Project templates of codegen."""
 
+    POSIX = "posix"
+    CMAKE = "cmake"
+    CORTEX_M_QEMU = "cortex-m-qemu"
     ARRAY = "array"
 
 
@@ -150,6 +153,14 @@ Workers = Annotated[int, typer.Option(min=0, max=256, help="Interpreter processe
 TemplateOpt = Annotated[Template, typer.Option(help="Form of the C project.")]
 Prefix = Annotated[str, typer.Option(help="Prefix of all C names.")]
 Golden = Annotated[int, typer.Option(min=1, max=64, help="Golden vectors in the project.")]
+On = Annotated[str, typer.Option(metavar="PLACE", help="host, qemu or qemu:BOARD.")]
+RandomInputs = Annotated[
+    int, typer.Option("--random", min=1, max=100_000, help="Made inputs, half of them smooth.")
+]
+LayersOpt = Annotated[
+    bool | None,
+    typer.Option("--layers/--no-layers", help="Compare every tensor the C forms. [on the host]"),
+]
 MaxDrop = Annotated[
     float,
     typer.Option(
@@ -233,6 +244,17 @@ _GROUPS: Final = (
         },
     ),
     _Group(CODEGEN, "codegen", {"template": TemplateOpt, "prefix": Prefix, "golden": Golden}),
+    _Group(
+        VERIFY,
+        "verify",
+        {
+            "on": On,
+            "random": RandomInputs,
+            "layers": LayersOpt,
+            "seed": Seed,
+            "workers": Workers,
+        },
+    ),
     _Group(
         CHECK,
         "check",

@@ -7,15 +7,19 @@ from typing import Any
 import typer
 
 from ndtool import console
-from ndtool.cli.check import check_run, show_check
+from ndtool.cli.check import check_run, print_check, show_check
 from ndtool.cli.codegen import codegen_run
 from ndtool.cli.export import export_run
-from ndtool.cli.params import Force, Name, Out, Resume, build_part, verb
+from ndtool.cli.params import Force, Name, Out, Resume, Template, build_part, verb
 from ndtool.cli.train import train_run
-from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN
+from ndtool.cli.verify import verify_run
+from ndtool.errors import NdError
+from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, VERIFY, VerifyOptions
+
+QEMU_RANDOM = 10  # inputs in QEMU: enough to see another core's faults, seconds for small models
 
 
-@verb(TRAIN, EXPORT, CODEGEN, CHECK, borrowed={"name": "train", "out": "train"})
+@verb(TRAIN, EXPORT, CODEGEN, VERIFY, CHECK, borrowed={"name": "train", "out": "train"})
 def run(
     ctx: typer.Context,
     name: Name = "",
@@ -24,7 +28,10 @@ def run(
     resume: Resume = False,
     **values: Any,
 ) -> None:
-    """Train, export --int8, codegen and check, skipping what is up to date."""
+    """Train, export --int8, codegen, verify and check, skipping what is up to date.
+
+    Every tensor of the C is verified on this machine, and in QEMU where the tools are.
+    """
     if ctx.params.get("config") is not None:
         from ndtool.prepare import require_trainable_config
 
@@ -32,13 +39,24 @@ def run(
     train_options, train_given = build_part(ctx, TRAIN, values)
     export_options, export_given = build_part(ctx, EXPORT, values)
     codegen_options, codegen_given = build_part(ctx, CODEGEN, values)
+    verify_options, verify_given = build_part(ctx, VERIFY, values)
     check_options, check_given = build_part(ctx, CHECK, values)
     folder, trained = train_run(
         train_options, train_given, name=name, out=out, force=force, resume=resume
     )
     exported = export_run(folder, replace(export_options, int8=True), export_given, force=force)
     generated = codegen_run(folder, codegen_options, codegen_given, force=force)
+    verified: dict[str, object] = {}
+    failure: NdError | None = None
+    if codegen_options.template != Template.ARRAY:
+        try:
+            verified = _verify(folder, verify_options, verify_given, force=force)
+        except NdError as problem:  # check runs all the same (users.md, 2.6)
+            failure = problem
     verdict = check_run(folder, check_options, data="", given=check_given)
+    if failure is not None:
+        print_check(verdict)
+        raise failure
     console.out_json(
         {
             "schema": "ndtool.run/1",
@@ -46,7 +64,25 @@ def run(
             "train": trained,
             "export": exported,
             "codegen": generated,
+            "verify": verified,
             "check": verdict.document(),
         }
     )
     show_check(verdict)
+
+
+def _verify(
+    folder: str, options: VerifyOptions, given: dict[str, str], *, force: bool
+) -> dict[str, object]:
+    """Where the options say; after the host also in QEMU, when its tools are there."""
+    from ndtool.export.toolchain import has_tool
+
+    verified = verify_run(folder, options, given, force=force)
+    missing = [name for name in ("arm-none-eabi-gcc", "qemu-system-arm") if not has_tool(name)]
+    if options.on != VERIFY.on:
+        return verified
+    if missing:
+        console.info(f"verify: not in QEMU, without {' and '.join(missing)}; see ndtool doctor")
+        return verified
+    few = replace(options, on="qemu", random=min(options.random, QEMU_RANDOM))
+    return verified | {"qemu": verify_run(folder, few, None, force=force)}

@@ -26,6 +26,7 @@ class HopRow:
     agreement: float | None  # share of samples with the same class, 0..1
     max_abs_diff: float | None  # largest difference of the real-valued outputs
     largest_output: float = 1.0  # largest |real-valued output|
+    differing: int | None = None  # C: samples with another output byte than the reference's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ class Verdict:
                     "interval_95": list(wilson_interval(row.accuracy)),
                     "agreement": row.agreement,
                     "max_abs_diff": row.max_abs_diff,
+                    "differing": row.differing,
                 }
                 for row in self.rows
             ],
@@ -128,6 +130,33 @@ def _judge_floor(rows: Sequence[HopRow], floor: float) -> Judgement:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoC:
+    """Why the C gave no answers. `failed`: there is C, and a compiler, but it does not run."""
+
+    text: str
+    failed: bool
+
+
+def judge_c(rows: Sequence[HopRow], why: NoC) -> Judgement:
+    """The C against the reference interpreter, byte for byte: one image that differs fails.
+
+    Args:
+        why: what to say when there is no row of the C; then it was not judged, which is no pass,
+            unless it is the C's own fault.
+    """
+    gate = "parity:c"
+    row = next((row for row in rows if row.hop is Hop.C), None)
+    if row is None:
+        passed, text = (False, why.text) if why.failed else (None, f"not judged: {why.text}")
+        return Judgement(gate=gate, passed=passed, text=text)
+    if row.differing is None:
+        text = "not judged: the int8 hop did not run on tflite_micro, the reference of the C"
+        return Judgement(gate=gate, passed=None, text=text)
+    text = f"{row.differing} of {row.accuracy.count} images differ from tflite_micro in a byte"
+    return Judgement(gate=gate, passed=row.differing == 0, text=text)
+
+
 def judge_folder(
     problems: Sequence[str], rows: Sequence[HopRow], recorded: Mapping[str, Value], eval_sha256: str
 ) -> list[Judgement]:
@@ -135,7 +164,7 @@ def judge_folder(
 
     Args:
         problems: of `RunDir.problems`.
-        recorded: figures of the predict stage.
+        recorded: figures of the predict stage, and of the verify stage if there is one.
         eval_sha256: of the evaluation set just read.
     """
     verdicts = [
@@ -156,12 +185,14 @@ def judge_folder(
     for row in rows:
         stored = recorded.get(f"accuracy_{row.hop.value}")
         # Integers are the same everywhere; floats can tip a sample on another machine.
-        if same and row.hop is Hop.INT8 and row.engine.startswith("tflite-micro"):
+        reference = row.hop is Hop.INT8 and row.engine.startswith("tflite-micro")
+        if same and (reference or (row.hop is Hop.C and stored is not None)):
+            found = row.accuracy.fraction
             verdicts.append(
                 Judgement(
-                    gate="metrics",
-                    passed=stored == row.accuracy.fraction,
-                    text=f"accuracy_int8 recorded {stored}, measured {row.accuracy.fraction}",
+                    gate="metrics" if reference else "metrics:c",
+                    passed=stored == found,
+                    text=f"accuracy_{row.hop.value} recorded {stored}, measured {found}",
                 )
             )
     return verdicts

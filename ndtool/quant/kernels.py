@@ -31,6 +31,7 @@ from ndtool.quant.fixed_point import (
     input_radius,
     mbqm,
     rdpot,
+    round_half_away,
     sat_shift_left,
     srdhm,
 )
@@ -57,17 +58,18 @@ class Window(NamedTuple):
         """Number of positions on an axis of `size` pixels; not positive where none fits."""
         if self.same:
             return -(-size // self.stride)
-        return (size + sum(self.pads) - self._span) // self.stride + 1
+        return (size + sum(self.pads) - self.span) // self.stride + 1
 
     def padding(self, size: int) -> tuple[int, int]:
         """Pixels added before and after; SAME's odd one goes to the end."""
         if not self.same:
             return self.pads
-        total = max((self.output(size) - 1) * self.stride + self._span - size, 0)
+        total = max((self.output(size) - 1) * self.stride + self.span - size, 0)
         return total // 2, total - total // 2
 
     @property
-    def _span(self) -> int:
+    def span(self) -> int:
+        """Pixels from the first to the last tap, both included."""
         return (self.kernel - 1) * self.dilation + 1
 
     def taps(self, size: int) -> Iterator[tuple[int, slice, slice]]:
@@ -259,6 +261,34 @@ def pad(x: I8, paddings: tuple[tuple[int, int], ...], *, fill: int) -> I8:
     return np.pad(x, paddings, constant_values=fill)
 
 
+def strided_slice(
+    x: I8, begin: tuple[int, ...], strides: tuple[int, ...], sizes: tuple[int, ...]
+) -> I8:
+    """STRIDED_SLICE: `sizes` elements from `begin`, one each `strides`; the batch stays whole."""
+    at = [
+        np.arange(first, first + size * stride, stride)
+        for first, stride, size in zip(begin[1:], strides[1:], sizes[1:], strict=True)
+    ]
+    return x[np.ix_(np.arange(len(x)), *at)]
+
+
+def nearest_indices(
+    size: int, out_size: int, *, align_corners: bool, half_pixel_centers: bool
+) -> I64:
+    """(out_size,): the index along an axis of `size` that RESIZE_NEAREST_NEIGHBOR reads.
+
+    `GetNearestNeighbor`, resize_nearest_neighbor.h: float32 throughout.
+    """
+    corners = align_corners and out_size > 1
+    lengths = (size - 1, out_size - 1) if corners else (size, out_size)
+    scale = np.float32(lengths[0]) / np.float32(lengths[1])
+    offset = np.float32(0.5 if half_pixel_centers else 0.0)
+    at = (np.arange(out_size, dtype=np.float32) + offset) * scale
+    whole = round_half_away(at.astype(np.float64)) if align_corners else np.floor(at)
+    indices: I64 = np.minimum(whole, size - 1).astype(np.int64)
+    return indices
+
+
 # -------------------------------------------------- exponential family, gemmlowp's fixed point
 
 # gemmlowp `exp_on_negative_values`: exp(-2^k) in Q0.31 for k = -2..4
@@ -310,21 +340,27 @@ def _reciprocal_of_one_plus(a: I64) -> I64:
     return x
 
 
+def softmax_exponentials(requant: Requant) -> I64:
+    """int64 (256,), Q0.31: exp of minus a difference of q, 0..255; 0 where it is not counted.
+
+    `requant` is of `fixed_point.softmax_real`. softmax.h.
+    """
+    multiplier, shift = requant
+    difference = np.arange(256, dtype=np.int64)
+    counted = difference <= input_radius(SOFTMAX_INTEGER_BITS, int(shift))
+    scaled = srdhm(np.where(counted, -difference, 0) << shift, multiplier)  # Q5.26
+    return np.where(counted, _exp_negative(scaled, SOFTMAX_INTEGER_BITS), 0)
+
+
 def softmax(x: I8, *, requant: Requant) -> I8:
     """SOFTMAX over the last axis; out has scale 1/256 and zero point -128. softmax.h."""
-    multiplier, shift = requant
-    least = -input_radius(SOFTMAX_INTEGER_BITS, int(shift))
     wide = x.astype(np.int64)
-    below_max = wide - wide.max(axis=-1, keepdims=True)
-    counted = below_max >= least
-    scaled = srdhm(np.where(counted, below_max, 0) << shift, multiplier)  # Q5.26
-    exp = _exp_negative(scaled, SOFTMAX_INTEGER_BITS)
-    total = np.where(counted, rdpot(exp, 12), 0).sum(axis=-1, keepdims=True)  # Q12.19
+    exp = softmax_exponentials(requant)[wide.max(axis=-1, keepdims=True) - wide]
+    total = rdpot(exp, 12).sum(axis=-1, keepdims=True)  # Q12.19
     leading_zeros = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)
     fraction = ((total << leading_zeros) & 0xFFFFFFFF) - 2**31  # total = 2^k * (1 + fraction)
     reciprocal = sat_shift_left(_reciprocal_of_one_plus(fraction), 1)
-    y = rdpot(srdhm(reciprocal, exp), 12 - leading_zeros + 31 - 8) + INT8_MIN
-    return clamp8(np.where(counted, y, INT8_MIN))
+    return clamp8(rdpot(srdhm(reciprocal, exp), 12 - leading_zeros + 31 - 8) + INT8_MIN)
 
 
 def logistic(x: I8, *, x_zero: int, requant: Requant) -> I8:

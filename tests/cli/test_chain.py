@@ -16,8 +16,10 @@ FILES = [
     *("export/student.safetensors", "export/student.json", "export/model.onnx"),
     *("export/tensors.json", "export/ranges.json", "export/model_int8.tflite"),
     *("export/layers.csv", "export/predictions/float.npz", "export/predictions/onnx.npz"),
-    *("export/predictions/int8.npz", "codegen/array/nd_model.h", "codegen/array/model.tflite"),
+    *("export/predictions/int8.npz", "codegen/posix/nd_model.h", "codegen/posix/model.tflite"),
+    "export/predictions/c.npz",
 ]
+HAS_QEMU = all(shutil.which(tool) for tool in ("arm-none-eabi-gcc", "qemu-system-arm"))
 TINY_TRAIN = ("--data", "npz:tiny.npz", "--width", ".5", "--epochs", "6", "--batch-size", "16",
               "--crop", "0", "--no-flip", "--threads", "1", "--name", "tiny")  # fmt: skip
 
@@ -29,18 +31,23 @@ def test_every_file_of_the_layout_is_there(tiny_chain: tuple[Path, Done]) -> Non
     missing = [name for name in FILES if not (folder / RUN / name).is_file()]
     assert missing == []
     assert not list((folder / RUN).rglob("*.tmp")) and not (folder / RUN / ".lock").exists()
-    assert "PASS" in done.out and "next     ndtool check" in done.out
+    assert "PASS" in done.out and "next     ndtool verify" in done.out
 
 
 def test_metrics_have_the_fixed_keys_and_plain_numbers(tiny_chain: tuple[Path, Done]) -> None:
     metrics = json.loads((tiny_chain[0] / RUN / "metrics.json").read_text())
-    for key in ("accuracy_float", "accuracy_onnx", "accuracy_int8", "agreement_onnx"):
+    for key in ("accuracy_float", "accuracy_onnx", "accuracy_int8", "agreement_onnx", "accuracy_c"):
         assert 0 <= metrics[key] <= 1
     assert metrics["accuracy_float"] >= 0.9
     assert metrics["eval_count"] == 60 and metrics["eval_set"] == "test"
     assert metrics["max_abs_diff_onnx"] <= 1e-4
     model = tiny_chain[0] / RUN / "export/model_int8.tflite"
     assert metrics["tflite_bytes"] == model.stat().st_size
+    assert metrics["bit_exact"] == "168/168" and metrics["agreement_c"] == 1  # 100 + 8 + 60
+    assert metrics["accuracy_c"] == metrics["accuracy_int8"]
+    sizes = ("arena_bytes", "weights_bytes")
+    sizes += ("flash_bytes", "code_bytes", "stack_bytes", "instructions_cortex_m4") * HAS_QEMU
+    assert all(metrics[key] > 0 for key in sizes)
 
 
 def test_manifest_hashes_are_true_and_name_no_machine(tiny_chain: tuple[Path, Done]) -> None:
@@ -50,8 +57,8 @@ def test_manifest_hashes_are_true_and_name_no_machine(tiny_chain: tuple[Path, Do
     text = (run / "manifest.json").read_text()
     manifest = json.loads(text)
     assert set(manifest["stages"]) == {
-        "train", "extract", "onnx", "ranges", "int8", "predict", "codegen:array"
-    }  # fmt: skip
+        "train", "extract", "onnx", "ranges", "int8", "predict", "codegen:posix", "verify",
+    } | ({"verify:mps2-an386"} if HAS_QEMU else set())  # fmt: skip
     for name, row in manifest["files"].items():
         data = (run / name).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (row["bytes"], row["sha256"]), name
@@ -63,7 +70,7 @@ def test_second_run_skips_everything(tiny: Path) -> None:
     before = (tiny / RUN / "manifest.json").read_text()
     done = ndtool("run", *TINY_TRAIN, "--max-drop", "20", "--calib", "50", cwd=tiny)
     assert done.code == 0
-    for stage in ("train", "extract", "onnx", "ranges", "int8", "predict", "codegen:array"):
+    for stage in ("train", "extract", "onnx", "ranges", "int8", "predict", "codegen:posix"):
         assert f"{stage}: up to date" in done.err
     assert (tiny / RUN / "manifest.json").read_text() == before
 
@@ -80,7 +87,7 @@ def test_config_of_the_run_repeats_it(tiny: Path) -> None:
 
 def test_same_bytes_again(tiny: Path) -> None:
     names = ("export/model.onnx", "export/model_int8.tflite", "export/student.safetensors",
-             "export/tensors.json", "codegen/array/nd_model.h")  # fmt: skip
+             "export/tensors.json", "codegen/posix/nd_model.h")  # fmt: skip
     before = {name: (tiny / RUN / name).read_bytes() for name in names}
     shutil.rmtree(tiny / RUN / "codegen")
     assert ndtool("export", RUN, "--int8", "--calib", "50", "--force", cwd=tiny).code == 0
@@ -95,7 +102,7 @@ def test_run_folder_without_train_and_elsewhere_is_complete(tiny: Path, tmp_path
     done = ndtool("export", moved, "--int8", "--calib", "60", cwd=tiny)
     assert done.code == 0, done.err
     assert "no train/ here" in done.err and "ranges: calib 50 -> 60" in done.err
-    assert "codegen:array is older" in ndtool("check", moved, "--max-drop", "20", cwd=tiny).out
+    assert "codegen:posix is older" in ndtool("check", moved, "--max-drop", "20", cwd=tiny).out
     assert ndtool("codegen", moved, cwd=tiny).code == 0
     assert ndtool("check", moved, "--max-drop", "20", cwd=tiny).code == 0
 
@@ -170,6 +177,9 @@ def test_changed_data_is_noticed(tiny: Path) -> None:
     assert done.code == 3 and "FAIL  eval_set" in done.out
     export = ndtool("export", "tiny", "--int8", "--calib", "50", cwd=tiny)
     assert export.code == 0 and "predict: data changed" in export.err
+    assert "verify: to be done again" in export.err
+    assert "accuracy_c" not in json.loads((tiny / RUN / "metrics.json").read_text())
+    assert not (tiny / RUN / "export/predictions/c.npz").exists()
     assert ndtool("check", "tiny", "--max-drop", "20", cwd=tiny).code == 0
 
 

@@ -16,7 +16,7 @@ from ndtool import console, environment
 from ndtool.cli.app import app
 from ndtool.cli.main import main
 from ndtool.cli.params import _GROUPS, _options_by_key
-from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, WORD_OF
+from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, WORD_OF
 
 Capture = pytest.CaptureFixture[str]
 VERBS = (
@@ -24,6 +24,7 @@ VERBS = (
     ("train",),
     ("export", "x"),
     ("codegen", "x"),
+    ("verify", "x"),
     ("check", "x"),
     ("models",),
     ("doctor",),
@@ -60,6 +61,11 @@ def chain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
 
         return stage
 
+    def verify(_run: str, options: object, given: object, **_rest: object) -> dict[str, object]:
+        if given is not None:  # the second time is in QEMU
+            seen.update(verify=options, verify_given=given)
+        return {}
+
     def check(_run: str, options: object, **_rest: object) -> None:
         seen.update(check=options)
         raise typer.Exit
@@ -67,6 +73,7 @@ def chain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     monkeypatch.setattr("ndtool.cli.run.train_run", train)
     monkeypatch.setattr("ndtool.cli.run.export_run", later("export"))
     monkeypatch.setattr("ndtool.cli.run.codegen_run", later("codegen"))
+    monkeypatch.setattr("ndtool.cli.run.verify_run", verify)
     monkeypatch.setattr("ndtool.cli.run.check_run", check)
 
     def call(*args: str) -> dict[str, Any]:
@@ -192,6 +199,7 @@ def test_a_flag_and_the_table_of_run_win_over_both(
 def test_without_a_file_a_run_has_the_defaults(chain: Callable[..., dict[str, Any]]) -> None:
     seen = chain()
     assert seen["train"] == TRAIN and seen["codegen"] == CODEGEN and seen["check"] == CHECK
+    assert seen["verify"] == VERIFY and seen["verify_given"] == {}
     assert seen["export"].int8 and seen["export"].seed == EXPORT.seed
     assert seen["train_given"] == seen["export_given"] == seen["codegen_given"] == {}
 

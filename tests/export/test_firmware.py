@@ -8,16 +8,19 @@ import int8_models
 import numpy as np
 import pytest
 from array_models import tiny_contract
+from engine_graphs import two_ports
 from host_tools import C99, compile_ok
 from shared_models import shared_model
+from tflm import run_tflm
 
 from ndtool.contract import Contract, InputSpec, Resize, unit_normalize
 from ndtool.errors import ConfigError, ContractError, InputError, require
 from ndtool.export.codegen import tflm
 from ndtool.export.codegen.array import ArrayModel, emit_array
-from ndtool.export.firmware import build_array_model
+from ndtool.export.firmware import Source, build_array_model, build_engine_model
 from ndtool.export.runners import tflm_arena_bytes
 from ndtool.export.tflite.reader import read_tflite
+from ndtool.export.tflite.writer import write_tflite
 from ndtool.quant.pixels import quantize_pixels
 
 pytestmark = pytest.mark.usefixtures("tflite_micro")
@@ -33,17 +36,21 @@ TFLITE = int8_models.tiny_model(classes=3, side=SIDE)
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, SIDE, SIDE, 1)).astype(np.uint8)
 
 
+def source(
+    *,
+    tflite: bytes = TFLITE,
+    contract: Contract | None = CONTRACT,
+    golden: int = 4,
+    prefix: str = "nd_model",
+) -> Source:
+    return Source(tflite=tflite, contract=contract, pixels=IMAGES, prefix=prefix, golden=golden)
+
+
 def build(
     *, contract: Contract | None = CONTRACT, golden: int = 4, prefix: str = "nd_model"
 ) -> ArrayModel:
-    return build_array_model(
-        TFLITE,
-        contract=contract,
-        pixels=IMAGES,
-        prefix=prefix,
-        golden=golden,
-        progress=lambda done: None,
-    )
+    made = source(contract=contract, golden=golden, prefix=prefix)
+    return build_array_model(made, progress=lambda done: None)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +75,9 @@ def test_golden_vectors_are_the_reference_s(built: ArrayModel) -> None:
     golden = built.golden
     assert golden.pixels is not None
     assert np.array_equal(golden.pixels, IMAGES[[0, 2, 5, 7]])
-    assert np.array_equal(golden.inputs, quantize_pixels(golden.pixels, CONTRACT))
-    assert np.array_equal(golden.outputs, reference(TFLITE, golden.inputs, built.arena_bytes))
+    quantized = quantize_pixels(golden.pixels, CONTRACT)
+    assert np.array_equal(golden.inputs, quantized.reshape(4, -1))
+    assert np.array_equal(golden.outputs, reference(TFLITE, quantized, built.arena_bytes))
     assert "0, 2, 5, 7" in golden.origin
     assert golden.engine.startswith("tflite-micro 0.")
 
@@ -83,11 +91,10 @@ def test_no_more_vectors_than_images() -> None:
 def test_foreign_model_gets_random_inputs() -> None:
     model = build(contract=None)
     assert model.golden.pixels is None
-    assert model.golden.inputs.shape == (4, SIDE, SIDE, 1)
+    assert model.golden.inputs.shape == (4, SIDE * SIDE)
     assert len(np.unique(model.golden.inputs)) > 64
-    assert np.array_equal(
-        model.golden.outputs, reference(TFLITE, model.golden.inputs, model.arena_bytes)
-    )
+    images = model.golden.inputs.reshape(4, SIDE, SIDE, 1)
+    assert np.array_equal(model.golden.outputs, reference(TFLITE, images, model.arena_bytes))
     assert "nd_model_labels.c" not in emit_array(model)
 
 
@@ -107,15 +114,38 @@ def test_bad_input_is_refused_before_anything_runs() -> None:
         build(prefix="Bad")
     with pytest.raises(ContractError):
         build(contract=tiny_contract(unit_normalize(3)))
-    with pytest.raises(InputError):
-        build_array_model(
-            b"not a model",
-            contract=None,
-            pixels=None,
-            prefix="x",
-            golden=1,
-            progress=lambda done: None,
-        )
+    for make in (build_array_model, build_engine_model):
+        with pytest.raises(InputError):
+            make(source(tflite=b"not a model"), progress=lambda done: None)
+        with pytest.raises(ConfigError):
+            make(source(prefix="Bad"), progress=lambda done: None)
+        of_another_model = source(contract=tiny_contract(unit_normalize(3)))
+        with pytest.raises(ContractError):
+            make(of_another_model, progress=lambda done: None)
+
+
+def test_engine_model_has_the_same_vectors(built: ArrayModel) -> None:
+    model = build_engine_model(source(), progress=lambda done: None)
+    assert np.array_equal(model.golden.inputs, built.golden.inputs)
+    assert np.array_equal(model.golden.outputs, built.golden.outputs)
+    assert model.arena_bytes_tflm == built.arena_bytes
+
+
+def test_vectors_of_several_inputs_and_outputs() -> None:
+    """All inputs of a vector in order, all outputs likewise, by the reference."""
+    graph = two_ports()
+    tflite = write_tflite(graph, description="test")
+    made = source(tflite=tflite, contract=None, golden=3)
+    golden = build_engine_model(made, progress=lambda done: None).golden
+    sizes = [graph.tensor(t).elements for t in graph.inputs]
+    first, second = np.split(golden.inputs, [sizes[0]], axis=1)
+    shapes = [graph.tensor(t).shape[1:] for t in graph.inputs]
+    inputs = [x.reshape(3, *shape) for x, shape in zip((first, second), shapes, strict=True)]
+    wanted = run_tflm(tflite, *inputs, outputs=2)
+    assert (
+        golden.outputs.tobytes()
+        == np.concatenate([y.reshape(3, -1) for y in wanted], axis=1).tobytes()
+    )
 
 
 # arena_used_bytes() measured on M4, M3 and M55 with CMSIS-NN (mcu.md, 1.3); the smallest arena
@@ -139,9 +169,8 @@ def test_arena_is_enough_where_it_was_measured(name: str) -> None:
 @pytest.mark.parametrize("name", ["kws", "person_detect"])
 def test_project_of_a_foreign_model_compiles(name: str, tmp_path: Path) -> None:
     tflite = shared_model(name)
-    model = build_array_model(
-        tflite, contract=None, pixels=None, prefix=name, golden=2, progress=lambda done: None
-    )
+    made = Source(tflite=tflite, contract=None, pixels=None, prefix=name, golden=2)
+    model = build_array_model(made, progress=lambda done: None)
     assert tflm.oldest_tflm(model.graph) == tflm.FIRST
     for file, data in emit_array(model).items():
         (tmp_path / file).write_bytes(data)

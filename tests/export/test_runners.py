@@ -11,13 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from float_ends import with_float_ends
 from int8_models import aborting_model, softmax_model, tiny_model
 from shared_models import shared_model
+from single_op import CASES
 
 from ndtool.contract import Contract, InputSpec, Resize, mean_std_normalize
 from ndtool.errors import InputError, ToolMissingError, UnsupportedError
 from ndtool.export import runners
-from ndtool.export.runners import choose_runtime, run_int8, run_onnx, tflm_arena_bytes
+from ndtool.export.int8 import reference
+from ndtool.export.int8.ir import Graph, op_outputs
+from ndtool.export.runners import (
+    choose_runtime,
+    run_int8,
+    run_onnx,
+    run_tensors,
+    tflm_arena_bytes,
+)
+from ndtool.export.tflite.reader import read_tflite
+from ndtool.export.tflite.writer import write_tflite
 from ndtool.types import Runtime
 
 BOTH = [Runtime.TFLM, Runtime.LITERT]
@@ -222,6 +234,72 @@ def test_arena_is_what_tflm_needs_and_not_much_more(make: Callable[[], bytes], s
     # In processes of their own: an arena that is much too small aborts.
     assert runners._runs_in_arena(model, arena + 16)
     assert not runners._runs_in_arena(model, arena - slack)
+
+
+# --- every tensor ---------------------------------------------------------------------------------
+
+
+def every_tensor(model: bytes, samples: np.ndarray, folder: Path, workers: int = 1) -> np.ndarray:
+    """(N, bytes) of all activations that an operation forms, in order; by tflite_micro."""
+    graph = read_tflite(model)
+    tensors = [tensor for op in graph.ops for tensor in op_outputs(op)]
+    out = folder / "tensors"
+    engine = run_tensors(model, graph, samples, tensors, out=out, workers=workers, progress=ignore)
+    assert engine.startswith("tflite-micro ")
+    return np.fromfile(out, np.int8).reshape(len(samples), -1)
+
+
+def by_numpy(graph: Graph, *inputs: np.ndarray) -> np.ndarray:
+    """The same by the integer-exact forward in numpy."""
+    found = reference.run_tensors(graph, *inputs)
+    rows = [found[tensor] for op in graph.ops for tensor in op_outputs(op)]
+    return np.concatenate([row.reshape(len(inputs[0]), -1) for row in rows], axis=1)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_tensor_is_what_numpy_computes(tmp_path: Path, workers: int) -> None:
+    x, graph = images(50), read_tflite(tiny_model())
+    found = every_tensor(tiny_model(), x.reshape(50, -1), tmp_path, workers)
+    assert (found == by_numpy(graph, x)).all()
+
+
+@pytest.mark.parametrize("name", ["ADD", "SPLIT"])
+def test_several_inputs_or_outputs(tmp_path: Path, name: str) -> None:
+    graph = next(
+        graph
+        for seed in range(20)
+        if (graph := CASES[name](np.random.default_rng(seed)))
+        and len(graph.inputs) + len(graph.outputs) > 2
+    )
+    rng = np.random.default_rng(0)
+    shapes = [(4, *graph.tensor(index).shape[1:]) for index in graph.inputs]
+    inputs = [rng.integers(-128, 128, shape, np.int8) for shape in shapes]
+    samples = np.concatenate([x.reshape(4, -1) for x in inputs], axis=1)
+    model = write_tflite(graph, description="test")
+    assert (every_tensor(model, samples, tmp_path) == by_numpy(graph, *inputs)).all()
+
+
+def test_floats_before_and_behind_the_integers_give_the_same(tmp_path: Path) -> None:
+    """Every int8 value survives the way to float and back through the file's QUANTIZE."""
+    x = np.arange(-128, 160).astype(np.int8).reshape(8, 6, 6, 1)
+    model = with_float_ends(read_tflite(tiny_model()))
+    found = every_tensor(model, x.reshape(8, -1), tmp_path)
+    assert (found == by_numpy(read_tflite(tiny_model()), x)).all()
+
+
+def test_no_tensors_of_a_model_that_aborts(tmp_path: Path) -> None:
+    graph, samples = read_tflite(softmax_model()), np.zeros((2, 4), np.int8)
+    with pytest.raises(UnsupportedError, match="aborts"):
+        run_tensors(
+            aborting_model(),
+            graph,
+            samples,
+            graph.outputs,
+            out=tmp_path / "tensors",
+            workers=1,
+            progress=ignore,
+        )
+    assert children() == []
 
 
 # --- what is missing ------------------------------------------------------------------------------

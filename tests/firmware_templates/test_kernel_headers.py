@@ -1,11 +1,13 @@
 """Calls fit the C that they become: members of structs, arguments and tables as in the headers."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import single_op
+from host_tools import require_tool
 from kernel_calls import RUNTIME
 from layer_ops import LAYERS
 from wide_ops import WIDE
@@ -47,7 +49,7 @@ def fits(arg: Arg, parameter: str) -> bool:
         case Struct():
             return kind == f"const {arg.type} "
         case Table():
-            return kind == f"const {arg.ctype} " and name == arg.name
+            return kind == f"const {arg.ctype} " and name in (arg.name, f"{arg.name}_table")
         case Read():
             return kind == "const int8_t "
         case Scratch():
@@ -77,3 +79,15 @@ def test_calls_fit_the_headers(name: str) -> None:
 def test_every_kernel_is_called_by_some_case() -> None:
     called = {call.kernel for name in CASES for call in calls(name)}
     assert called == {kernel for operator in OPERATORS for kernel in operator.kernels}
+
+
+def test_layout_of_the_runtime_is_clang_format_s() -> None:
+    files = sorted(map(str, RUNTIME.glob("nd_*.[ch]")))
+    done = subprocess.run(
+        [require_tool("clang-format"), "--dry-run", "-Werror", *files],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert len(files) > 40
+    assert done.returncode == 0, done.stderr

@@ -369,7 +369,7 @@ def strided_slice(rng: Rng) -> Graph:
     """Bounds inside and outside the axis, counted from either end, all masks."""
     b, shared = Builder(), params(rng)
     rank = int(rng.integers(2, 5))
-    shape = (1, *(int(v) for v in rng.integers(1, 9, rank - 1)))
+    shape = (1, *(int(v) for v in rng.integers(1, 13, rank - 1)))
     numbers, axes, shrunk = [], [], []
     for axis, n in enumerate(shape):
         while True:

@@ -244,6 +244,19 @@ def test_forgotten_stage_must_run_again(run: RunDir) -> None:
     assert stage(run) == (True, 1)
 
 
+def test_what_a_new_input_makes_untrue_is_dropped_with_its_files(run: RunDir) -> None:
+    run.write_text("a.txt", "one")
+    stage(run, stage="copy:b")
+    run.forget_stale("copy")
+    assert run.has("b.txt") and "copy:b" in run.manifest().stages
+    run.write_text("a.txt", "two")
+    run.forget_stale("cop")
+    assert run.has("b.txt") and "copy:b" in run.manifest().stages
+    run.forget_stale("copy")
+    assert not run.has("b.txt") and run.manifest().stages == {}
+    assert run.problems() == []
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -22,7 +22,7 @@ from ndtool.export.codegen.arena import (
     tensor_offset,
 )
 from ndtool.export.codegen.engine import compile_graph
-from ndtool.export.codegen.plan import ArenaPlan, Overlap
+from ndtool.export.codegen.plan import ArenaPlan, Overlap, check_plan
 from ndtool.export.codegen.program import Call, Program, Read, Scratch, Sharing, Write
 from ndtool.export.int8.ir import DType, Graph, Tensor, TensorId
 from ndtool.export.tflite.reader import read_tflite
@@ -236,16 +236,13 @@ def run_on_owners(made: Program) -> None:
     for tensor in made.graph.inputs:
         memory[place(tensor)] = made.storage(tensor)
     for index, step in enumerate(made.calls):
-        if step.scratch:
-            at = scratch_offset(plan, index)
-            assert at % 16 == 0
-            assert at + step.scratch <= plan.total
-            memory[at : at + step.scratch] = -2
+        at = scratch_offset(plan, index) if step.scratch else 0
+        assert at % 16 == 0
+        memory[at : at + step.scratch] = -2
         for tensor in step.reads:
             assert (memory[place(tensor)] == made.storage(tensor)).all()
         memory[place(step.out)] = step.out
-        if step.scratch:
-            assert (memory[at : at + step.scratch] == -2).all()
+        assert (memory[at : at + step.scratch] == -2).all()
     for tensor in made.graph.outputs:
         assert (memory[place(tensor)] == made.storage(tensor)).all()
 
@@ -287,7 +284,7 @@ def table() -> tuple[Program, ArenaPlan]:
     )
     plan = ArenaPlan(offsets={"t0": 0, "t1": 112, "t2": 112, "t3": 160, "s0": 160}, total=180)
     blocks = program_blocks(made)
-    arena.check_plan(blocks.values(), [Overlap(before="t1", after="t2", low=0, high=0)], plan)
+    check_plan(blocks.values(), [Overlap(before="t1", after="t2", low=0, high=0)], plan)
     return made, plan
 
 

@@ -13,10 +13,13 @@ from ndtool.errors import InputError
 from ndtool.export.int8 import spec
 from ndtool.export.int8.ir import (
     Activation,
+    Binary,
+    BinaryKind,
     Conv2D,
     FullyConnected,
     Graph,
     PaddingKind,
+    ResizeNearest,
     Softmax,
     Unary,
     UnaryKind,
@@ -47,9 +50,11 @@ def random_graph(name: str, number: int) -> Graph:
 def differing(graph: Graph, seed: int) -> int:
     """Output bytes in which the reference and tflite_micro differ."""
     inputs = single_op.inputs_for(graph, np.random.default_rng(seed))
-    (ours,) = run_graph(graph, *inputs)
-    (theirs,) = run_tflm(write_tflite(graph, description="test"), *inputs)
-    return int((ours != theirs.reshape(ours.shape)).sum())
+    ours = run_graph(graph, *inputs)
+    file = write_tflite(graph, description="test")
+    theirs = run_tflm(file, *inputs, outputs=len(graph.outputs))
+    pairs = zip(ours, theirs, strict=True)
+    return sum(int((a != b.reshape(a.shape)).sum()) for a, b in pairs)
 
 
 def check_cases(name: str, numbers: range) -> None:
@@ -76,7 +81,7 @@ def test_cases_are_not_saturated_so_that_a_step_would_show(name: str) -> None:
     for number in range(FAST_CASES):
         graph = random_graph(name, number)
         inputs = single_op.inputs_for(graph, np.random.default_rng(number))
-        (out,) = run_graph(graph, *inputs)
+        out = run_graph(graph, *inputs)[0]
         inner += len(set(np.unique(out)) - {-128, 127})
     assert inner / FAST_CASES > 8
 
@@ -177,11 +182,64 @@ def test_hard_swish_divides_in_double(x: tuple[float, int], out: tuple[float, in
     assert differing(b.graph(op, entry), 0) == 0
 
 
+@pytest.mark.parametrize(
+    "scales",
+    [
+        (0.034639645367860794, 0.06661470234394073, 0.044409800320863724),
+        (0.028465261682868004, 0.031881093978881836, 0.015940546989440918),
+    ],
+)
+@pytest.mark.parametrize("kind", [BinaryKind.ADD, BinaryKind.SUB])
+def test_sums_divide_in_double(kind: BinaryKind, scales: tuple[float, float, float]) -> None:
+    """mk/sub_common.cc divides in float32; the wheel's machine code does not (200 of 65,536)."""
+    b = single_op.Builder()
+    x, y, out = (b.activation((1, 256, 256), (scale, 0)) for scale in scales)
+    graph = b.graph(Binary(kind=kind, a=x, b=y, out=out, act=Activation.NONE), x, y)
+    every = np.broadcast_to(np.arange(-128, 128).astype(np.int8), (1, 256, 256))
+    ours = run_graph(graph, every, every.transpose(0, 2, 1))[0]
+    file = write_tflite(graph, description="")
+    theirs = run_tflm(file, every, np.ascontiguousarray(every.transpose(0, 2, 1)))[0]
+    assert np.array_equal(ours, theirs)
+
+
+def resize(size: int, out_size: int, *, align: bool, half: bool) -> Graph:
+    b = single_op.Builder()
+    x = b.activation((1, 1, size, 1), (1, 0))
+    op = ResizeNearest(
+        x=x,
+        size_id=b.int32([1, out_size]),
+        out=b.activation((1, 1, out_size, 1), (1, 0)),
+        align_corners=align,
+        half_pixel_centers=half,
+    )
+    return b.graph(op, x)
+
+
+@pytest.mark.parametrize("align", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_resize_multiplies_in_float32(*, align: bool, half: bool) -> None:
+    """Where a product in double, of float32 or double factors, has another whole part."""
+    telling = 0
+    rng = np.random.default_rng([align, half])
+    while telling < 40:
+        size, out_size = int(rng.integers(2, 128)), int(rng.integers(2, 400))
+        lengths = (size - 1, out_size - 1) if align else (size, out_size)
+        at = (np.arange(out_size) + (0.5 if half else 0)) * (lengths[0] / lengths[1])
+        wide = np.minimum(np.floor(at + (0.5 if align else 0)), size - 1)
+        graph = resize(size, out_size, align=align, half=half)
+        x = np.arange(size).astype(np.int8).reshape(1, 1, size, 1)
+        (ours,) = run_graph(graph, x)
+        if np.array_equal(ours.ravel(), wide):
+            continue
+        telling += 1
+        assert np.array_equal(ours, run_tflm(write_tflite(graph, description=""), x)[0])
+
+
 @pytest.mark.parametrize("name", single_op.CASES)
 def test_images_of_a_batch_do_not_meet(name: str) -> None:
     graph = random_graph(name, 1)
     inputs = single_op.inputs_for(graph, np.random.default_rng(5), images=3)
-    (together,) = run_graph(graph, *inputs)
+    together = run_graph(graph, *inputs)[0]
     alone = [run_graph(graph, *(x[i : i + 1] for x in inputs))[0] for i in range(len(inputs[0]))]
     assert np.array_equal(together, np.concatenate(alone))
 

@@ -11,11 +11,14 @@ import single_op
 from tflm import TflmError, run_tflm
 
 from ndtool.errors import UnsupportedError
-from ndtool.export.int8 import spec
-from ndtool.export.int8.ir import DType, Graph, TensorId
+from ndtool.export.int8 import rules, spec
+from ndtool.export.int8.ir import DType, Graph, Pads, Split, StridedSlice, TensorId
+from ndtool.export.int8.rules import tensors
+from ndtool.export.int8.rules.pointwise import MAX_SOFTMAX
+from ndtool.export.int8.rules.tensors import MAX_ELEMENTS
 from ndtool.export.tflite import writer
 
-MODULE = Path(spec.__file__)
+RULES = [Path(spec.__file__), *sorted(Path(rules.__file__).parent.glob("*.py"))]
 Change = Callable[[Graph], Graph]
 
 
@@ -33,6 +36,10 @@ def single_op_is_rich(graph: Graph) -> bool:
     op = graph.ops[0]
     if hasattr(op, "weight") and len(graph.tensor(op.weight).shape) == 4:
         return len(graph.tensor(op.weight).scales) > 2
+    if isinstance(op, StridedSlice):
+        return max(op.sizes) > 2
+    if isinstance(op, Split):
+        return len(op.outs) > 1
     return getattr(op, "shape_id", 0) is not None and not getattr(op, "keep_num_dims", False)
 
 
@@ -113,7 +120,13 @@ MUTANTS: list[tuple[str, str, Change]] = [
     ("graph.output", "RELU", lambda g: replace(g, tensors=g.tensors * 2, outputs=(TensorId(3),))),
     ("graph.size", "RELU", lambda g: many_readers(g)),
     ("op.operand", "CONV_2D", lambda g: replace(g, ops=(replace(g.ops[0], weight=g.ops[0].bias),))),
-    ("op.operand", "CONV_2D", tensor("weight", scales=(1.0,), zero_points=(3,), quantized_dim=0)),
+    ("op.operand", "CONV_2D", tensor("weight", scales=(), zero_points=(), quantized_dim=0)),
+    (
+        "op.weight-zero-point",
+        "CONV_2D",
+        tensor("weight", scales=(1.0,), zero_points=(3,), quantized_dim=0),
+    ),
+    ("op.weight-zero-point", "FULLY_CONNECTED", lambda g: with_weight_zero(g)),
     (
         "op.operand",
         "FULLY_CONNECTED",
@@ -125,17 +138,24 @@ MUTANTS: list[tuple[str, str, Change]] = [
     ("op.rank", "AVERAGE_POOL_2D", tensor("x", shape=(1, 9))),
     ("op.rank", "FULLY_CONNECTED", lambda g: flat_weight(g)),
     ("op.channels", "CONV_2D", tensor("x", shape=(1, 3, 3, 77))),
+    ("op.grouped", "CONV_2D", lambda g: grouped(g)),
     ("op.channels", "DEPTHWISE_CONV_2D", op(multiplier=9)),
     ("op.channels", "DEPTHWISE_CONV_2D", op(multiplier=0)),
     ("op.channels", "FULLY_CONNECTED", tensor("x", shape=(1, 997))),
     ("op.quantized-dim", "CONV_2D", lambda g: square_weight(g)),
+    ("op.quantized-dim", "FULLY_CONNECTED per channel", lambda g: square_matrix(g)),
     ("op.bias", "FULLY_CONNECTED", tensor("bias", data=int32s(1), shape=(1,))),
     ("op.bias", "CONV_2D", tensor("bias", scales=(1.0,), zero_points=(0,))),
+    ("op.bias-scale", "CONV_2D", scale("bias", F(1e30))),
     ("op.bias-scale", "FULLY_CONNECTED", scale("bias", F(0.3))),
     ("op.bias-scale", "FULLY_CONNECTED", lambda g: coarse_without_bias_scale(g)),
     ("op.stride", "CONV_2D", op(stride=(0, 1))),
     ("op.stride", "CONV_2D", op(dilation=(1, -1))),
     ("op.stride", "MAX_POOL_2D", op(stride=(1, 0))),
+    ("op.stride", "CONV_2D", op(stride=(2**17, 1))),
+    ("op.stride", "DEPTHWISE_CONV_2D", lambda g: dilated(g)),
+    ("op.pads", "CONV_2D", op(padding=Pads(top=0, left=-1, bottom=0, right=0))),
+    ("op.pads", "DEPTHWISE_CONV_2D", op(padding=Pads(top=0, left=0, bottom=0, right=2**17))),
     ("op.kernel", "MAX_POOL_2D", op(kernel=(1, 60))),
     ("op.kernel", "MAX_POOL_2D", op(kernel=(0, 1))),
     ("op.shape", "CONV_2D", op(stride=(9, 9))),
@@ -145,8 +165,35 @@ MUTANTS: list[tuple[str, str, Change]] = [
     ("op.shape", "RESHAPE", lambda g: reshape_to(g, -1, -1)),
     ("op.shape", "RESHAPE", lambda g: reshape_to(g, 1, 2, 3)),
     ("op.shape", "PAD", tensor("out", shape=(1, 7777))),
+    ("op.shape", "SQUEEZE", tensor("out", shape=(1, 7777))),
+    ("op.shape", "SQUEEZE", lambda g: tensor("out", shape=g.tensor(g.ops[0].x).shape)(g)),
+    ("op.shape", "SPLIT", lambda g: second_part(g, shape=(1, 7777))),
+    ("op.shape", "STRIDED_SLICE", tensor("out", shape=(1, 7777))),
+    ("op.shape", "RESIZE_NEAREST_NEIGHBOR", tensor("out", shape=(1, 7777))),
+    ("op.size", "RESIZE_NEAREST_NEIGHBOR", tensor("size_id", data=int32s(0, 3))),
+    ("op.size", "RESIZE_NEAREST_NEIGHBOR", tensor("size_id", data=int32s(3), shape=(1,))),
+    ("op.rank", "RESIZE_NEAREST_NEIGHBOR", tensor("x", shape=(1, 9))),
+    ("op.rank", "STRIDED_SLICE", tensor("x", shape=(1, 1, 1, 1, 9))),
+    ("op.slice", "STRIDED_SLICE", op(begin=())),
+    ("op.slice", "STRIDED_SLICE", lambda g: sliced(g, "begin", -1)),
+    ("op.slice", "STRIDED_SLICE", lambda g: sliced(g, "strides", 0)),
+    ("op.slice", "STRIDED_SLICE", lambda g: sliced(g, "strides", 77)),
+    ("op.slice", "STRIDED_SLICE", lambda g: sliced(g, "sizes", 0)),
+    ("op.slice", "STRIDED_SLICE", lambda g: sliced(g, "sizes", 77)),
+    ("op.slice", "STRIDED_SLICE", lambda g: replace(g, ops=(single_with_stride(g.ops[0]),))),
+    ("op.parts", "SPLIT", lambda g: one_more_element(g)),
+    ("op.parts", "SPLIT", op(outs=())),
+    ("op.axes", "SPLIT", op(axis=0)),
+    ("op.axes", "SPLIT", lambda g: tensor("axis_id", data=int32s(77))(g)),
+    ("graph.writer", "SPLIT", lambda g: op(outs=g.ops[0].outs[:1] * 2)(g)),
+    ("op.equal-params", "SPLIT", lambda g: second_part(g, scales=(2.0,))),
+    ("op.equal-params", "SQUEEZE", scale("out", 2.0)),
+    ("op.equal-params", "STRIDED_SLICE", scale("out", 2.0)),
+    ("op.equal-params", "RESIZE_NEAREST_NEIGHBOR", scale("out", 2.0)),
     ("op.shape", "CONCATENATION", tensor("out", shape=(1, 7777))),
     ("op.macs", "AVERAGE_POOL_2D", lambda g: huge_pool(g)),
+    ("op.macs", "DEPTHWISE_CONV_2D", lambda g: huge_convolution(g)),
+    ("op.macs", "FULLY_CONNECTED", lambda g: huge_matrix(g)),
     ("op.axes", "MEAN", op(axes=(0,))),
     ("op.axes", "MEAN", op(axes=(2, 1))),
     ("op.axes", "MEAN", op(axes=())),
@@ -175,10 +222,12 @@ MUTANTS: list[tuple[str, str, Change]] = [
     ("op.fixed-output", "LOGISTIC", scale("out", 1 / 128)),
     ("op.fixed-output", "TANH", scale("out", 1 / 256)),
     ("op.softmax", "SOFTMAX", scale("x", 2.0**-30)),
-    ("op.softmax", "SOFTMAX", lambda g: many_classes(g, spec.MAX_SOFTMAX + 1)),
+    ("op.softmax", "SOFTMAX", lambda g: many_classes(g, MAX_SOFTMAX + 1)),
     ("op.attribute", "SOFTMAX", op(beta=0.1)),
     ("op.attribute", "LEAKY_RELU", op(alpha=float("nan"))),
     ("op.activation", "CONV_2D", lambda g: tiny_output(g)),
+    ("op.activation", "FULLY_CONNECTED", lambda g: tiny_output(g)),
+    ("op.activation", "MAX_POOL_2D", lambda g: tiny_pool(g)),
     ("op.overflow", "RELU", lambda g: scale("x", F(1e38))(scale("out", F(1e-38))(g))),
     ("op.input-scale", "LOGISTIC", scale("x", 2.0**-90)),
     ("op.input-scale", "TANH", scale("x", 8.0)),
@@ -199,8 +248,53 @@ MUTANTS: list[tuple[str, str, Change]] = [
 ]
 
 
+def with_weight_zero(graph: Graph) -> Graph:
+    scales = graph.tensor(graph.ops[0].weight).scales
+    return tensor("weight", zero_points=(1,) * len(scales))(graph)
+
+
+def grouped(graph: Graph) -> Graph:
+    """Three times the input channels that the weights have."""
+    shape = graph.tensor(graph.ops[0].x).shape
+    return tensor("x", shape=(*shape[:3], 3 * shape[3]))(graph)
+
+
+def dilated(graph: Graph) -> Graph:
+    """A kernel of two rows that lie too far apart."""
+    count = graph.tensor(graph.ops[0].weight).shape[3]
+    wider = tensor("weight", shape=(1, 2, 1, count), data=bytes(2 * count))(graph)
+    return op(dilation=(2**16, 1))(wider)
+
+
+def second_part(graph: Graph, **fields: object) -> Graph:
+    """Change the last output of a SPLIT of several."""
+    last = graph.ops[0].outs[-1]
+    made = [replace(t, **fields) if i == last else t for i, t in enumerate(graph.tensors)]
+    return replace(graph, tensors=tuple(made))
+
+
+def one_more_element(graph: Graph) -> Graph:
+    """Of the axis that is split into several."""
+    found = graph.ops[0]
+    shape = list(graph.tensor(found.x).shape)
+    shape[found.axis] += 1
+    return tensor("x", shape=tuple(shape))(graph)
+
+
+def sliced(graph: Graph, role: str, value: int) -> Graph:
+    """Another number for the axis of which most is taken."""
+    numbers = list(getattr(graph.ops[0], role))
+    sizes = graph.ops[0].sizes
+    numbers[sizes.index(max(sizes))] = value
+    return op(**{role: tuple(numbers)})(graph)
+
+
+def single_with_stride(found: StridedSlice) -> StridedSlice:
+    return replace(found, strides=(2, *found.strides[1:]))
+
+
 def many_readers(graph: Graph) -> Graph:
-    wide = replace(graph.tensors[0], shape=(1, spec.MAX_ELEMENTS))
+    wide = replace(graph.tensors[0], shape=(1, MAX_ELEMENTS))
     return replace(graph, tensors=(wide, wide), ops=graph.ops * 5)
 
 
@@ -238,6 +332,14 @@ def square_weight(graph: Graph) -> Graph:
     return tensor("weight", shape=shape, data=data, quantized_dim=2)(graph)
 
 
+def square_matrix(graph: Graph) -> Graph:
+    """As many inputs as outputs, and the scales along the inputs."""
+    c_out, _ = graph.tensor(graph.ops[0].weight).shape
+    data = bytes(c_out * c_out)
+    wider = tensor("weight", shape=(c_out, c_out), data=data, quantized_dim=1)(graph)
+    return tensor("x", shape=(1, c_out))(wider)
+
+
 def coarse_without_bias_scale(graph: Graph) -> Graph:
     bare = tensor("bias", scales=(), zero_points=(), data=bytes(4 * graph.tensors[2].elements))
     product = graph.tensor(graph.ops[0].x).scale * graph.tensor(graph.ops[0].weight).scale
@@ -259,6 +361,24 @@ def huge_pool(graph: Graph) -> Graph:
     return op(kernel=(2**10, 2**10), stride=(1, 1), padding=single_op.PaddingKind.SAME)(bigger)
 
 
+def huge_convolution(graph: Graph) -> Graph:
+    """A kernel of 9 by 9 pixels over 2^26 bytes of one channel for each of the weight's."""
+    channels = graph.tensor(graph.ops[0].weight).shape[3]
+    side = int((2**26 // channels) ** 0.5)
+    image = (1, side, side, channels)
+    wider = tensor("weight", shape=(1, 9, 9, channels), data=bytes(81 * channels))(graph)
+    same = op(multiplier=1, stride=(1, 1), dilation=(1, 1), padding=single_op.PaddingKind.SAME)
+    return same(tensor("x", shape=image)(tensor("out", shape=image)(wider)))
+
+
+def huge_matrix(graph: Graph) -> Graph:
+    """2^20 rows of 64 inputs, for 64 outputs."""
+    rows = (1, 2**20, 64)
+    biased = tensor("bias", shape=(64,), data=bytes(4 * 64))(graph)
+    square = tensor("weight", shape=(64, 64), data=bytes(64 * 64))(biased)
+    return op(keep_num_dims=True)(tensor("x", shape=rows)(tensor("out", shape=rows)(square)))
+
+
 def many_classes(graph: Graph, classes: int) -> Graph:
     return tensor("x", shape=(1, classes))(tensor("out", shape=(1, classes))(graph))
 
@@ -273,6 +393,12 @@ def tiny_output(graph: Graph) -> Graph:
     return op(act=single_op.Activation.RELU6)(scale("out", F(1e-10))(empty))
 
 
+def tiny_pool(graph: Graph) -> Graph:
+    """RELU6's bound leaves int32."""
+    bounded = op(act=single_op.Activation.RELU6)(graph)
+    return scale("x", F(1e-10))(scale("out", F(1e-10))(bounded))
+
+
 @pytest.mark.parametrize(("rule", "name", "change"), MUTANTS)
 def test_each_broken_rule_is_named(rule: str, name: str, change: Change) -> None:
     graph = legal(name)
@@ -281,8 +407,27 @@ def test_each_broken_rule_is_named(rule: str, name: str, change: Change) -> None
 
 
 def test_every_rule_has_a_mutant() -> None:
-    named = set(re.findall(r'"((?:tensor|graph|op)\.[a-z0-9-]+)"', MODULE.read_text()))
+    named = set(
+        re.findall(r'"((?:tensor|graph|op)\.[a-z0-9-]+)"', "".join(p.read_text() for p in RULES))
+    )
     assert named == {rule for rule, _, _ in MUTANTS}
+
+
+def test_the_rules_that_are_written_are_those_that_are_enforced() -> None:
+    """docs/ir.md is printed from them: each row's own, and no other."""
+    written = {(row, rule) for row in map(id, spec.SPEC.values()) for rule in spec.OP_RULES}
+    written |= {(id(row), rule) for row in spec.SPEC.values() for rule in row.rules}
+    enforced = {
+        (id(spec.SPEC[type(graph.ops[problem.op])]), problem.rule)
+        for graph in (change(legal(name)) for _, name, change in MUTANTS)
+        for problem in spec.find_problems(graph)
+        if problem.op is not None and problem.rule.startswith("op.")
+    }
+    assert enforced <= written
+    common = {(row, rule) for row, rule in written if rule in spec.OP_RULES}
+    assert written - common <= enforced
+    others = {rule for rule, _, _ in MUTANTS if not rule.startswith("op.")}
+    assert others == set(tensors.RULES)
 
 
 def test_every_kind_of_operation_has_a_row() -> None:

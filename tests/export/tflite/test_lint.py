@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import flatbuffers
 import numpy as np
 import pytest
 import single_op
 from ai_edge_litert import schema_py_generated as fb
+from float_ends import add_float_inputs, packed, unpacked
 from int8_network import network
 
 from ndtool.contract import Contract, InputSpec, Resize, mean_std_normalize, unit_normalize
@@ -44,16 +44,9 @@ def test_a_good_file_has_no_finding(fc_scales: int, converter: Converter) -> Non
     assert lint(data, None, converter=converter) == []
 
 
-def packed(model: fb.ModelT) -> bytes:
-    """The file, aligned by luck only: the object API does not align constants."""
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
-
-
 def changed(change: Change, graph: Graph | None = None) -> bytes:
-    data = write_tflite(graph or network(), description="original")
-    model = fb.ModelT.InitFromPackedBuf(data, 0)
+    """The file, aligned by luck only: the object API does not align constants."""
+    model = unpacked(graph or network())
     change(model)
     return packed(model)
 
@@ -260,6 +253,7 @@ MUTANTS: list[tuple[str, Change]] = [
     ("tensor.zero-points", one_zero_point),
     ("tensor.name", first_tensor(name="x" * 65)),
     ("model.ends", two_outputs),
+    ("model.float-ends", add_float_inputs),
     ("op.version-new", version(1)),
     ("op.version-old", version(-1)),
     ("bias.missing", no_bias),
@@ -267,7 +261,7 @@ MUTANTS: list[tuple[str, Change]] = [
     ("op.multiplier-range", tiny_weight_scale),
     ("weight.minimum", least_weight),
     # rules of the spec that the lint list names, broken in the file
-    ("op.operand", weight(zeroPoint=[1] * 6)),
+    ("op.weight-zero-point", weight(zeroPoint=[1] * 6)),
     ("tensor.scale", zero_weight_scale),
     ("tensor.scale", weight(scale=[float("nan")] * 6)),
     ("tensor.quantized-dim", short_scales),

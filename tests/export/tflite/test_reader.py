@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import single_op
 from ai_edge_litert import schema_py_generated as fb
+from float_ends import packed, unpacked
 from int8_network import network
 
 from ndtool.errors import InputError, NdError, UnsupportedError
 from ndtool.export.int8 import derive
-from ndtool.export.int8.ir import DType, FullyConnected, Graph, Reshape
+from ndtool.export.int8.ir import DType, FullyConnected, Graph, Reshape, StridedSlice
 from ndtool.export.int8.reference import run_graph
 from ndtool.export.tflite import flatbuffer
 from ndtool.export.tflite.lint import lint
@@ -46,11 +47,9 @@ def test_reading_gives_the_graph_that_was_written(name: str) -> None:
 
 def changed(change: Change, graph: Graph | None = None) -> bytes:
     """A file after `change`, through the schema's own object API."""
-    model = fb.ModelT.InitFromPackedBuf(write_tflite(graph or network(), description="original"), 0)
+    model = unpacked(graph or network())
     change(model)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return packed(model)
 
 
 def set_all(model: fb.ModelT, **fields: object) -> None:
@@ -168,7 +167,7 @@ def outside(model: fb.ModelT) -> None:
         (options(fusedActivationFunction=fb.ActivationFunctionType.TANH), "activation TANH"),
         (options(fusedActivationFunction=99), "activation 99"),
         (options(padding=7), "padding 7"),
-        (options(strideH=0), "stride [0, 2]"),
+        (options(strideH=0), "stride 0, dilation 1 of a kernel of 3"),
         (first_tensor(type=fb.TensorType.FLOAT32), "type float32, not int8 or int32"),
         (first_tensor(type=fb.TensorType.INT64), "type int64, not int8 or int32"),
         (first_tensor(type=77), "type type 77"),
@@ -199,6 +198,165 @@ def test_all_unsupported_parts_are_named_at_once() -> None:
     assert codes.count("tflite.tensor") == len(network().tensors)
     assert codes.count("tflite.operator") >= 1
     assert "type float32" in caught.value.what
+
+
+def constant(position: int, *values: int) -> Change:
+    """Another int32 constant as operand `position` of the only operator."""
+
+    def change(model: fb.ModelT) -> None:
+        graph = model.subgraphs[0]
+        tensor, buffer = fb.TensorT(), fb.BufferT()
+        tensor.name, tensor.shape, tensor.type = "new", [len(values)], fb.TensorType.INT32
+        tensor.buffer = len(model.buffers)
+        buffer.data = list(np.array(values, "<i4").tobytes())
+        model.buffers.append(buffer)
+        graph.tensors.append(tensor)
+        operands = list(graph.operators[0].inputs)
+        operands[position] = len(graph.tensors) - 1
+        graph.operators[0].inputs = operands
+
+    return change
+
+
+def shape_of(role: str, shape: list[int]) -> Change:
+    """Another shape for the first input or output of the only operator."""
+
+    def change(model: fb.ModelT) -> None:
+        numbers = getattr(model.subgraphs[0].operators[0], role)
+        model.subgraphs[0].tensors[numbers[0]].shape = shape
+
+    return change
+
+
+def both(*changes: Change) -> Change:
+    def change(model: fb.ModelT) -> None:
+        for each in changes:
+            each(model)
+
+    return change
+
+
+def long_shape(model: fb.ModelT) -> None:
+    """The product of the paddings' shape has two million digits."""
+    paddings = model.subgraphs[0].operators[0].inputs[1]
+    model.subgraphs[0].tensors[paddings].shape = np.full(250_000, 2**31 - 1, np.int32)
+
+
+def example(name: str) -> Graph:
+    """A case of rank 4, of two parts, without shrunk axes."""
+    for number in range(1000):
+        graph = single_op.CASES[name](np.random.default_rng([9, number]))
+        op = graph.ops[0]
+        parts = len(getattr(op, "outs", (0, 0)))
+        plain = not isinstance(op, StridedSlice) or len(graph.tensor(op.out).shape) == 4
+        if len(graph.tensor(op.x).shape) == 4 and parts == 2 and plain:
+            return graph
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("SQUEEZE", options(squeezeDims=[4]), "dimensions [4] of"),
+        ("SQUEEZE", options(squeezeDims=[-5]), "dimensions [-5] of"),
+        ("SQUEEZE", options(squeezeDims=[0] * 6), "are not all 1"),
+        ("SQUEEZE", both(shape_of("inputs", [1, 2, 1, 3]), options(squeezeDims=[1])), "not all 1"),
+        ("SQUEEZE", options(squeezeDims=[]), "gives shape"),
+        ("SPLIT", options(numSplits=3), "2 outputs, the options say 3"),
+        ("SPLIT", operator(outputs=[]), "2 inputs and 0 outputs"),
+        ("SPLIT", operator(outputs=[0] * 300), "2 inputs and 300 outputs"),
+        ("SPLIT", operator(outputs=[2, 400]), "2, 400 of 4"),
+        ("SPLIT", constant(0, 1, 2), "2 axes, not one"),
+        ("SPLIT", constant(0, 7), "axis 7 of a rank 4 tensor"),
+        ("SPLIT", constant(0, 0), "axis 0 of a rank 4 tensor, batch excluded"),
+        ("SPLIT", operator(inputs=[0, 0]), "axes are not an int32 constant"),
+        ("STRIDED_SLICE", options(ellipsisMask=1), "an ellipsis or new-axis mask"),
+        ("STRIDED_SLICE", options(newAxisMask=2), "an ellipsis or new-axis mask"),
+        ("STRIDED_SLICE", options(offset=True), "ends relative to begins"),
+        ("STRIDED_SLICE", constant(1, 0, 0), "2 begins, 4 ends and 4 strides for 4 dimensions"),
+        ("STRIDED_SLICE", constant(3, 1, 1, 0, 1), "a stride of 0"),
+        ("STRIDED_SLICE", constant(1, 0, 99, 0, 0), "nothing is taken of dimension"),
+        (
+            "STRIDED_SLICE",
+            both(constant(3, 1, 1, 1, -1), options(shrinkAxisMask=8)),
+            "nothing is taken of dimension 3",
+        ),
+        (
+            "STRIDED_SLICE",
+            both(
+                *(constant(i, *values) for i, values in ((1, [0] * 4), (2, [1] * 4), (3, [1] * 4))),
+                options(shrinkAxisMask=2),
+            ),
+            "gives shape [1, 1, 1], declared",
+        ),
+        ("STRIDED_SLICE", operator(inputs=[0, 0, 0, 0]), "begins are not an int32 constant"),
+        ("RESIZE_NEAREST_NEIGHBOR", constant(1, 3), "a size of [3], not (height, width)"),
+        ("RESIZE_NEAREST_NEIGHBOR", constant(1, 3, -1), "a size of [3, -1], not"),
+        ("RESIZE_NEAREST_NEIGHBOR", constant(1, 41, 41), "gives shape [1, 41, 41"),
+        ("RESIZE_NEAREST_NEIGHBOR", operator(inputs=[0, 0]), "not an int32 constant"),
+        ("PAD", long_shape, "paddings are not 1 to 10 values"),
+    ],
+)
+def test_what_operators_that_move_bytes_cannot_do(name: str, change: Change, words: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        read_tflite(changed(change, example(name)), where="their.tflite")
+    lines = [str(e) for e in (caught.value, *caught.value.more)]
+    assert any(words in line and "op 0" in line for line in lines), lines
+
+
+def test_masks_are_resolved_when_a_slice_is_read() -> None:
+    """x[:, -2:, ::-1, 1] of (1, 5, 4, 3)."""
+    b = single_op.Builder()
+    x = b.activation((1, 5, 4, 3), (1, 0))
+    plain = StridedSlice(
+        x=x,
+        constants=(b.int32([7, -2, 9, 1]), b.int32([0, 1, 7, 0]), b.int32([1, 1, -1, 5])),
+        out=b.activation((1, 2, 4), (1, 0)),
+        begin=(0, 3, 3, 1),
+        strides=(1, 1, -1, 1),
+        sizes=(1, 2, 4, 1),
+    )
+    graph = b.graph(plain, x)
+    masks = unpacked(graph).subgraphs[0].operators[0].builtinOptions
+    assert (masks.beginMask, masks.endMask, masks.shrinkAxisMask) == (0b0001, 0b0111, 0b1000)
+    assert read_tflite(write_tflite(graph, description="")) == graph
+    data = np.arange(60).astype(np.int8).reshape(1, 5, 4, 3)
+    assert np.array_equal(run_graph(graph, data)[0], data[:, -2:, ::-1, 1])
+
+
+def test_too_many_ends_are_refused() -> None:
+    def many(model: fb.ModelT) -> None:
+        model.subgraphs[0].outputs = np.zeros(1_000_000, np.int32)
+
+    with pytest.raises(UnsupportedError, match="1 inputs and 1000000 outputs, at most 64"):
+        read_tflite(changed(many))
+
+
+def grouped(model: fb.ModelT) -> None:
+    """Twice the input channels that the weights have."""
+    entry = model.subgraphs[0].tensors[0]
+    entry.shape = [*entry.shape[:3], 2 * entry.shape[3]]
+
+
+def weight_zero_point(model: fb.ModelT) -> None:
+    found = model.subgraphs[0].tensors[1].quantization
+    found.zeroPoint = [3] * len(found.scale)
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "remedy"),
+    [
+        (grouped, "a convolution of 2 groups of 3 input channels", "use SPLIT, one CONV_2D"),
+        (weight_zero_point, "weights with zero point 3, not 0", "symmetric weights"),
+    ],
+)
+def test_what_tflm_computes_otherwise_is_refused_with_a_remedy(
+    change: Change, words: str, remedy: str
+) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        read_tflite(changed(change), where="their.tflite")
+    lines = [str(e) for e in (caught.value, *caught.value.more)]
+    assert any(words in line and "op 0 CONV_2D" in line and remedy in line for line in lines), lines
 
 
 def metadata_without_paddings(graph: Graph) -> Change:

@@ -10,7 +10,7 @@ from int8_network import network
 from tflm import run_tflm
 
 from ndtool.errors import ToolMissingError, UnsupportedError
-from ndtool.export.int8.ir import DType, Graph
+from ndtool.export.int8.ir import DType, Graph, Pads, StridedSlice
 from ndtool.export.int8.reference import run_graph
 from ndtool.export.tflite import schema
 from ndtool.export.tflite.parse import parse_tflite
@@ -62,7 +62,7 @@ def test_litert_loads_every_operation(name: str) -> None:
         if getattr(graph.ops[0], "bias", 0) is None:
             continue  # LiteRT refuses or crashes
         inputs = single_op.inputs_for(graph, np.random.default_rng(number))
-        (ours,) = run_graph(graph, *inputs)
+        ours = run_graph(graph, *inputs)[0]
         theirs = litert_outputs(write_tflite(graph, description="l"), *inputs)
         steps = np.abs(ours.astype(int) - theirs.reshape(ours.shape)).max()
         assert steps <= LITERT_STEPS.get(name, 0)
@@ -121,6 +121,30 @@ def test_illegal_graphs_are_not_written() -> None:
     graph = network()
     with pytest.raises(UnsupportedError, match="read before any operation wrote it"):
         write_tflite(replace(graph, ops=graph.ops[::-1]), description="")
+
+
+def test_what_only_passes_make_is_not_written() -> None:
+    graph = network()
+    padded = replace(graph.ops[0], padding=Pads(top=1, left=0, bottom=1, right=0))
+    out = replace(graph.tensor(padded.out), shape=(1, 4, 3, 6))
+    tensors = (*graph.tensors[: padded.out], out, *graph.tensors[padded.out + 1 :])
+    cut = Graph(tensors=tensors, ops=(padded,), inputs=graph.inputs, outputs=(padded.out,))
+    with pytest.raises(UnsupportedError, match="explicit padding") as caught:
+        write_tflite(cut, description="")
+    assert "op 0 CONV_2D" in str(caught.value)
+
+    b = single_op.Builder()
+    x = b.activation((1, 5), (1, 0))
+    op = StridedSlice(
+        x=x,
+        constants=(b.int32([0, 0]), b.int32([1, 3]), b.int32([1, 1])),
+        out=b.activation((1, 2), (1, 0)),
+        begin=(0, 1),
+        strides=(1, 1),
+        sizes=(1, 2),
+    )
+    with pytest.raises(UnsupportedError, match="other constants"):
+        write_tflite(b.graph(op, x), description="")
 
 
 def test_tflite_micros_schema_writes_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,26 @@ from dataclasses import replace
 import pytest
 
 from ndtool.evaluate import Accuracy
-from ndtool.gates.hops import HopRow, Judgement, Verdict, judge_folder, judge_hops
+from ndtool.gates.hops import (
+    HopRow,
+    Judgement,
+    NoC,
+    Verdict,
+    judge_c,
+    judge_folder,
+    judge_hops,
+)
 from ndtool.types import Hop, Sha256
 
 FLOAT = HopRow(
     hop=Hop.FLOAT, engine="torch", accuracy=Accuracy(90, 100), agreement=None, max_abs_diff=None
 )
 ONNX = replace(FLOAT, hop=Hop.ONNX, engine="onnxruntime", agreement=1.0, max_abs_diff=1e-6)
+NO_C = NoC(text="gcc not found", failed=False)
 INT8 = replace(FLOAT, hop=Hop.INT8, engine="tflite-micro 1", agreement=0.99, max_abs_diff=0.1)
+
+
+C = replace(INT8, hop=Hop.C, engine="C, gcc 12", agreement=1.0, max_abs_diff=0.0, differing=0)
 
 
 def verdicts(
@@ -60,6 +72,26 @@ def test_parity_of_onnx(difference: float, largest: float, passed: bool) -> None
     assert verdicts([before, row])["parity:onnx"] is passed
 
 
+@pytest.mark.parametrize(("differing", "passed"), [(0, True), (1, False), (None, None)])
+def test_one_image_with_another_byte_fails(
+    differing: int | None,
+    passed: bool | None,  # noqa: FBT001
+) -> None:
+    judged = judge_c([FLOAT, INT8, replace(C, differing=differing)], NO_C)
+    assert (judged.gate, judged.passed) == ("parity:c", passed)
+
+
+def test_c_that_was_not_run_is_no_pass_and_broken_c_fails() -> None:
+    judged = judge_c([FLOAT, INT8], NO_C)
+    assert judged.passed is None and judged.text == "not judged: gcc not found"
+    assert judge_c([FLOAT, INT8], NoC(text="it hangs", failed=True)).passed is False
+
+
+def test_the_drop_of_the_c_is_judged_too() -> None:
+    assert verdicts([FLOAT, ONNX, INT8, C])["drop:c"] is True
+    assert verdicts([FLOAT, INT8, replace(C, accuracy=Accuracy(80, 100))])["drop:c"] is False
+
+
 def test_the_folder_is_judged_against_what_was_recorded() -> None:
     recorded = {"eval_sha256": "a", "accuracy_int8": 0.9}
 
@@ -71,6 +103,10 @@ def test_the_folder_is_judged_against_what_was_recorded() -> None:
     assert gates([], "b") == {"integrity": True, "eval_set": False}
     assert gates([], "a", replace(INT8, accuracy=Accuracy(91, 100)))["metrics"] is False
     assert "metrics" not in gates([], "a", replace(INT8, engine="tflite-runtime 2"))
+    assert "metrics:c" not in gates([], "a", C)  # nothing recorded
+    recorded["accuracy_c"] = 0.9
+    assert gates([], "a", C)["metrics:c"] is True
+    assert gates([], "a", replace(C, accuracy=Accuracy(89, 100)))["metrics:c"] is False
 
 
 def test_a_skipped_gate_does_not_fail_the_verdict_and_a_failed_one_does() -> None:

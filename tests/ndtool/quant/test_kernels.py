@@ -7,12 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ndtool.export.int8.derive import slice_axis
 from ndtool.quant import fixed_point as fp
 from ndtool.quant import kernels
 from ndtool.quant.kernels import NO_LIMITS, Window
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=100)
-WINDOWS = st.builds(Window, st.integers(1, 6), st.integers(1, 4), st.integers(1, 3), st.booleans())
+STEPS = (st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))  # kernel, stride, dilation
+PADS = st.tuples(st.integers(0, 7), st.integers(0, 7))
+NO_PADS = st.just((0, 0))  # else `builds` makes up numbers of any size
+WINDOWS = st.builds(Window, *STEPS, st.booleans(), NO_PADS)
+WINDOWS |= st.builds(Window, *STEPS, st.just(value=False), PADS)
 EVERY = np.arange(-128, 128).astype(np.int8)
 
 
@@ -22,7 +27,8 @@ def test_window_reads_exactly_the_pixels_inside(window: Window, size: int) -> No
     if window.output(size) < 1:
         return
     before, after = window.padding(size)
-    assert 0 <= after - before <= 1  # SAME's odd pixel goes to the end
+    # SAME's odd pixel goes to the end
+    assert 0 <= after - before <= 1 if window.same else (before, after) == window.pads
     wanted = {
         (tap, position, pixel)
         for position in range(window.output(size))
@@ -34,6 +40,45 @@ def test_window_reads_exactly_the_pixels_inside(window: Window, size: int) -> No
         positions = range(window.output(size))[at]
         found |= {(tap, *pair) for pair in zip(positions, range(size)[pixels], strict=True)}
     assert found == wanted
+
+
+@EXACT
+@given(st.data(), st.integers(1, 9))
+def test_a_slice_takes_what_pythons_takes(data: st.DataObject, n: int) -> None:
+    begin, end = (data.draw(st.integers(-12, 12)) for _ in range(2))
+    stride = data.draw(st.integers(-4, 4).filter(bool))
+    first, last = (data.draw(st.booleans()) for _ in range(2))
+    found = slice_axis(n, begin, end, stride, from_first=first, to_last=last)
+    wanted = range(n)[slice(None if first else begin, None if last else end, stride)]
+    assert [found.begin + i * found.stride for i in range(found.size)] == list(wanted)
+
+
+def test_strided_slices_are_numpys() -> None:
+    x = np.arange(2 * 5 * 4 * 3, dtype=np.int8).reshape(2, 5, 4, 3)
+    out = kernels.strided_slice(x, (0, 4, 1, 0), (1, -2, 1, 2), (1, 3, 2, 2))
+    assert np.array_equal(out, x[:, 4::-2, 1:3, ::2])
+
+
+@pytest.mark.parametrize(
+    ("size", "out_size", "align", "half", "expected"),
+    [
+        (3, 6, False, False, [0, 0, 1, 1, 2, 2]),
+        (6, 3, False, False, [0, 2, 4]),
+        (6, 3, False, True, [1, 3, 5]),
+        (5, 3, True, False, [0, 2, 4]),
+        (2, 4, True, False, [0, 0, 1, 1]),
+        (4, 1, True, False, [0]),
+        (4, 59, True, True, None),
+    ],
+)
+def test_nearest_indices(
+    size: int, out_size: int, expected: list[int] | None, *, align: bool, half: bool
+) -> None:
+    found = kernels.nearest_indices(
+        size, out_size, align_corners=align, half_pixel_centers=half
+    ).tolist()
+    assert found == sorted(found) and found[0] >= 0 and found[-1] < size
+    assert expected is None or found == expected
 
 
 def test_same_padding_of_known_layers() -> None:

@@ -1,0 +1,272 @@
+"""A generated C project on disk: what its marker says, held against its `model.tflite`.
+
+The marker and the model may have been edited by anyone. A project is believed only as far as
+comparing needs: the model must be the one that the marker names, and every layer it lists must be
+a tensor of that model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Final
+
+from ndtool.console import visible
+from ndtool.errors import InputError
+from ndtool.export.codegen.project import MAX_MARKER_BYTES, SCHEMA
+from ndtool.export.int8.ir import Graph, TensorId
+from ndtool.export.tflite.reader import read_tflite
+from ndtool.rundir import read_bounded, sha256_bytes, sha256_file, stays_inside
+
+BUILD: Final = "build"  # folder of build outputs in a project
+MAX_TFLITE_BYTES: Final = 256 * 1024 * 1024
+MAX_GOLDEN: Final = 65_536
+MAX_COPY_BYTES: Final = 1024 * 1024 * 1024
+MAX_COPY_FILES: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One call of the layer hook: a tensor of the model as the C forms it.
+
+    `channels` is its last axis as formed; `live` the channels of the file that it has, ascending,
+    None for all of them; `constants` the proved value of each of the others.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "ignore"}
+
+    tensor: TensorId
+    name: str
+    bytes: int
+    channels: int
+    live: tuple[int, ...] | None = None
+    constants: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Golden:
+    """Of the marker's golden vectors: how many."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "ignore"}
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Marker:
+    """The part of PREFIX.json that is read here."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "ignore"}
+
+    schema: str
+    template: str
+    prefix: str
+    tflite: str
+    model_sha256: str
+    files: dict[str, str]
+    golden: _Golden
+    contract: dict[str, object] | None = None
+    layers: tuple[Layer, ...] = ()
+    arena_bytes: int | None = None
+    weights_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CProject:
+    """One model of a project folder.
+
+    `files`: name -> sha256 of what codegen wrote for it; `contract` as in contract.json, if it
+    has one; `golden`: number of vectors of the self-test.
+    """
+
+    folder: Path
+    prefix: str
+    template: str
+    tflite: bytes
+    graph: Graph
+    layers: tuple[Layer, ...]
+    files: Mapping[str, str]
+    contract: Mapping[str, object] | None
+    golden: int
+    arena_bytes: int | None
+    weights_bytes: int | None
+
+    @property
+    def input_bytes(self) -> int:
+        """Of one sample: all inputs."""
+        return sum(self.graph.tensor(index).elements for index in self.graph.inputs)
+
+    @property
+    def output_bytes(self) -> int:
+        """Of one sample: all outputs."""
+        return sum(self.graph.tensor(index).elements for index in self.graph.outputs)
+
+    @property
+    def layer_bytes(self) -> int:
+        """Of one sample: all calls of the layer hook."""
+        return sum(layer.bytes for layer in self.layers)
+
+    def edited(self) -> list[str]:
+        """Files that are missing or not what codegen wrote, by name."""
+        return [
+            name
+            for name, sha256 in sorted(self.files.items())
+            if not (self.folder / name).is_file() or sha256_file(self.folder / name) != sha256
+        ]
+
+
+def is_project(folder: Path) -> bool:
+    """Whether `folder` holds a marker of ours."""
+    return bool(_markers(folder))
+
+
+def load_projects(folder: Path) -> list[CProject]:
+    """The models of a project folder, by prefix.
+
+    Raises:
+        InputError: no project with an engine, or one that does not hold together.
+    """
+    markers = _markers(folder)
+    if not markers:
+        raise InputError(
+            "no C project of ndtool" if folder.is_dir() else "no such folder",
+            where=visible(str(folder)),
+            remedy="name a run folder, or one that ndtool codegen wrote",
+            code="verify.no-project",
+        )
+    return [_load(path, marker) for path, marker in markers]
+
+
+def _markers(folder: Path) -> list[tuple[Path, _Marker]]:
+    import pydantic
+
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_MARKER_BYTES:
+            continue
+        data = path.read_bytes()
+        if SCHEMA.encode("ascii") not in data:
+            continue
+        try:
+            marker = pydantic.TypeAdapter(_Marker).validate_json(data)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"]) or "marker"
+            raise _bad_marker(path, f"{key}: {first['msg']}") from None
+        if marker.schema == SCHEMA:
+            found.append((path, marker))
+    return found
+
+
+def _bad_marker(path: Path, what: str) -> InputError:
+    return InputError(
+        f"the project's marker is not one of ours: {visible(what)}",
+        where=visible(str(path)),
+        remedy="generate the project again: ndtool codegen",
+        code="verify.marker",
+    )
+
+
+def _load(path: Path, marker: _Marker) -> CProject:
+    folder = path.parent
+    if path.name != f"{marker.prefix}.json":
+        raise _bad_marker(path, "prefix: not the file's name")
+    if not 0 <= marker.golden.count <= MAX_GOLDEN:
+        raise _bad_marker(path, "golden.count: out of bounds")
+    for name in marker.files:
+        if not stays_inside(name):
+            raise _bad_marker(path, f"files: {name} leaves the folder")
+    if marker.template == "array":
+        raise InputError(
+            "the template array holds no C engine, there is nothing to verify",
+            where=visible(str(folder)),
+            remedy="generate another one: ndtool codegen RUN --template posix",
+            code="verify.array",
+        )
+    if not stays_inside(marker.tflite):
+        raise _bad_marker(path, "tflite: leaves the folder")
+    model = folder / marker.tflite
+    tflite = read_bounded(model, MAX_TFLITE_BYTES)
+    if sha256_bytes(tflite) != marker.model_sha256:
+        raise InputError(
+            "the reference is not the model that the C was generated from",
+            where=visible(str(model)),
+            remedy="put the file back, or generate the project again: ndtool codegen",
+            code="verify.model-changed",
+        )
+    graph = read_tflite(tflite, where=visible(str(model)))
+    for number, layer in enumerate(marker.layers):
+        if not _is_of(layer, graph):
+            raise _bad_marker(path, f"layers.{number}: not a tensor of the model")
+    return CProject(
+        folder=folder,
+        prefix=marker.prefix,
+        template=marker.template,
+        tflite=tflite,
+        graph=graph,
+        layers=marker.layers,
+        files=dict(marker.files),
+        contract=marker.contract,
+        golden=marker.golden.count,
+        arena_bytes=marker.arena_bytes,
+        weights_bytes=marker.weights_bytes,
+    )
+
+
+def _is_of(layer: Layer, graph: Graph) -> bool:
+    if not 0 <= layer.tensor < len(graph.tensors):
+        return False
+    tensor = graph.tensor(layer.tensor)
+    if tensor.data is not None or not tensor.shape:
+        return False
+    whole = tensor.shape[-1]
+    live = tuple(range(whole)) if layer.live is None else layer.live
+    rest = set(range(whole)) - set(live)
+    return (
+        list(live) == sorted(set(live))
+        and set(live) <= set(range(whole))
+        and rest == set(layer.constants)
+        and all(-128 <= value <= 127 for value in layer.constants.values())
+        and layer.channels == len(live)
+        and layer.bytes * whole == tensor.elements * len(live)
+    )
+
+
+# -- a copy to build in ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def private_copy(folder: Path) -> Iterator[Path]:
+    """A temporary copy of a project without its build outputs, gone after the block.
+
+    What is built there depends on the sources alone, whatever lies in the user's build folder, and
+    leaves that untouched.
+
+    Raises:
+        InputError: the folder is far too large for a project.
+    """
+    with tempfile.TemporaryDirectory(prefix="ndtool-build-") as name:
+        copy = Path(name) / "project"
+        count = size = 0
+        for root, folders, files in os.walk(folder):
+            folders[:] = sorted(f for f in folders if f != BUILD and not f.startswith("."))
+            target = copy / Path(root).relative_to(folder)
+            target.mkdir(parents=True)
+            for source in (Path(root) / file for file in sorted(files)):
+                if not source.is_file():  # a pipe, a device, a broken link
+                    continue
+                count, size = count + 1, size + source.stat().st_size
+                if count > MAX_COPY_FILES or size > MAX_COPY_BYTES:
+                    raise InputError(
+                        "the folder holds far more than a C project",
+                        where=visible(str(folder)),
+                        remedy="keep the generated project in a folder of its own",
+                        code="verify.too-large",
+                    )
+                shutil.copyfile(source, target / source.name)
+        yield copy

@@ -1,0 +1,329 @@
+"""`ndtool verify` of a project folder or of a run, and the hop C of a run's test images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndtool import console
+from ndtool.console import visible
+from ndtool.data.types import Split
+from ndtool.errors import DataError, InputError, ToolMissingError
+from ndtool.evaluate import accuracy
+from ndtool.export import toolchain
+from ndtool.export.c_project import CProject, is_project, load_projects
+from ndtool.export.codegen.boards import DEFAULT_BOARD, Board, find_board
+from ndtool.export.elf_facts import read_elf_facts
+from ndtool.export.hops import HopPrediction, c_prediction, store_predictions, stored_int8
+from ndtool.export.host_binary import HostProgram, build_host, compiler_name
+from ndtool.export.profile import Profile, profile
+from ndtool.export.qemu_engine import QemuProgram, build_qemu
+from ndtool.export.run_data import evaluation_set, present_data
+from ndtool.export.runners import run_int8
+from ndtool.export.verify import (
+    compare_outputs,
+    compare_samples,
+    make_samples,
+    project_as,
+    require_bounded,
+)
+from ndtool.options import VerifyOptions
+from ndtool.quant.pixels import quantize_pixels
+from ndtool.rundir import (
+    CODEGEN,
+    CONTRACT,
+    PREDICTIONS,
+    TFLITE,
+    RunDir,
+    StageKey,
+    StageOutput,
+    Value,
+    run_stage,
+    sha256_bytes,
+    sha256_file,
+)
+from ndtool.types import Runtime
+
+I8 = NDArray[np.int8]
+
+HOST: Final = "host"
+QEMU: Final = "qemu"
+POSIX: Final = "posix"
+CORTEX_M: Final = "cortex-m-qemu"
+ENGINES: Final = (POSIX, "cmake", CORTEX_M)  # templates with an engine, the preferred first
+PACKAGES: Final = ("tflite-micro", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Images:
+    """Test images as the C takes them, and the reference's answers; both int8 (N, bytes)."""
+
+    inputs: I8
+    outputs: I8
+
+
+def find_place(word: str) -> Board | None:
+    """The board of `--on qemu` or `--on qemu:BOARD`; None for `host`.
+
+    Raises:
+        ConfigError: neither of these, or an unknown board.
+    """
+    if word == HOST:
+        return None
+    kind, _, board = word.partition(":")
+    return find_board(board or DEFAULT_BOARD if kind == QEMU else word)
+
+
+def settled(options: VerifyOptions) -> VerifyOptions:
+    """The options with `layers` decided: emulation is too slow to do it unasked."""
+    if options.layers is not None:
+        return options
+    return replace(options, layers=find_place(options.on) is None)
+
+
+def verify_project(
+    project: CProject, options: VerifyOptions, *, images: Images | None = None
+) -> dict[str, Value]:
+    """Build the project's C, run it where `options.on` says, compare with tflite_micro.
+
+    Gives figures for metrics.json: what was compared and found equal, and what was measured on the
+    way. `images` are compared on the host only.
+
+    Raises:
+        ConfigError: a place that is none, or too many samples.
+        InputError: it does not compile.
+        MismatchError: any byte differs; names where.
+        ToolMissingError: a compiler, an emulator or the reference.
+    """
+    options = settled(options)
+    board = find_place(options.on)
+    require_bounded(project, options.random, layers=bool(options.layers))
+    for name in project.edited():
+        console.warn("verify.edited", f"{visible(name)} is not what codegen wrote")
+    compared = {layer.tensor for layer in project.layers if options.layers}
+    count = len(compared | set(project.graph.outputs))
+    sizes = {"arena_bytes": project.arena_bytes, "weights_bytes": project.weights_bytes}
+    known = {key: value for key, value in sizes.items() if value is not None}
+    measured = (
+        _verify_host(project, options, images)
+        if board is None
+        else _verify_qemu(project, options, board)
+    )
+    word = "verified_tensors" if board is None else f"verified_tensors_{core_word(board)}"
+    return known | {word: count} | measured
+
+
+def _verify_host(
+    project: CProject, options: VerifyOptions, images: Images | None
+) -> dict[str, Value]:
+    compiler = compiler_name()
+    with host_program(project) as (program, folder):
+        programs = [build_host(project, folder, layers=True)] if options.layers else []
+        programs.append(program)
+        samples = make_samples(project.graph, options.random, options.seed)
+        compare_samples(project, programs, samples, workers=options.workers)
+        if images is not None:
+            compare_outputs(project, program, images.inputs, images.outputs)
+    count = options.random + project.golden + (0 if images is None else len(images.inputs))
+    return {"bit_exact": f"{count}/{count}", "compiler_host": compiler}
+
+
+def _verify_qemu(project: CProject, options: VerifyOptions, board: Board) -> dict[str, Value]:
+    core = core_word(board)
+    with project_as(project, CORTEX_M) as folder:
+        programs = [build_qemu(project, folder, board, layers=True)] if options.layers else []
+        program = build_qemu(project, folder, board, layers=False)
+        programs.append(program)
+        samples = make_samples(project.graph, options.random, options.seed)
+        compare_samples(project, programs, samples, workers=options.workers)
+        figures = _measure(program)
+    return {
+        f"bit_exact_{core}": f"{options.random}/{options.random}",
+        f"compiler_{core}": toolchain.version_of("arm-none-eabi-gcc"),
+    } | figures
+
+
+def core_word(board: Board) -> str:
+    """`cortex_m4`, as the keys of metrics.json have it."""
+    return f"cortex_{board.core}"
+
+
+def _measure(program: QemuProgram) -> dict[str, Value]:
+    """Instructions on the board's core; on the default board also sizes and stack."""
+    board, prefix = program.board, program.project.prefix
+    figures: dict[str, Value] = {}
+    try:
+        counted = _count(program)
+        figures[f"instructions_{core_word(board)}"] = counted.instructions
+        if board.name == DEFAULT_BOARD:
+            facts = read_elf_facts(program.elf, prefix)
+            figures |= {
+                "flash_bytes": facts.flash_bytes,
+                "code_bytes": facts.code_bytes,
+                "stack_bytes": program.stack_bytes,
+            }
+    except ToolMissingError as missing:
+        console.warn("verify.not-measured", f"sizes and instructions not measured: {missing}")
+    return figures
+
+
+def count_instructions(project: CProject, on: str) -> Profile:
+    """Instructions of one inference by function, on the board of `on`, the default one for `host`.
+
+    Raises:
+        ToolMissingError: compiler, emulator, or what counts in it.
+    """
+    board = find_place(on) or find_board(DEFAULT_BOARD)
+    with project_as(project, CORTEX_M) as folder:
+        return _count(build_qemu(project, folder, board, layers=False))
+
+
+def _count(program: QemuProgram) -> Profile:
+    """Of an input that depends on the model alone: where kernels branch, counts follow the data."""
+    project = program.project
+    sample = make_samples(project.graph, 1, 0)[0]
+    return profile(program.elf, program.board.name, project.prefix, sample.tobytes())
+
+
+@contextmanager
+def host_program(project: CProject) -> Iterator[tuple[HostProgram, Path]]:
+    """The project's C built for this machine, its self-test passed, and the folder it is in.
+
+    Raises:
+        ToolMissingError, InputError, MismatchError: as `build_host` and the self-test say.
+    """
+    with project_as(project, POSIX) as folder:
+        program = build_host(project, folder, layers=False)
+        program.self_test()
+        yield program, folder
+
+
+# -- a run folder ----------------------------------------------------------------------------------
+
+
+def run_project(run: RunDir) -> CProject | None:
+    """The run's C project with an engine, `posix` if there are several; None without one.
+
+    Raises:
+        InputError: it does not hold together, or is of another model than the run's.
+    """
+    folders = [run / f"{CODEGEN}/{template}" for template in ENGINES]
+    found = [load_projects(folder)[0] for folder in folders if is_project(folder)]
+    if not found or not run.has(TFLITE):
+        return next(iter(found), None)
+    model = sha256_file(run / TFLITE)
+    for project in found:
+        if sha256_bytes(project.tflite) == model:
+            return project
+    raise InputError(
+        "the C is of another int8 model than the run's",
+        where=visible(str(found[0].folder)),
+        remedy=f"ndtool codegen {run.path} --template {found[0].template}",
+        code="verify.other-model",
+    )
+
+
+def require_run_project(run: RunDir) -> CProject:
+    """`run_project`, which must be there.
+
+    Raises:
+        InputError: there is none.
+    """
+    project = run_project(run)
+    if project is None:
+        raise InputError(
+            "no C project with an engine in the run folder",
+            where=str(run.path),
+            remedy=f"ndtool codegen {run.path}",
+            code="verify.no-c",
+        )
+    return project
+
+
+def verify_stage(run: RunDir, options: VerifyOptions, *, force: bool) -> dict[str, Value]:
+    """Verify the run's C, on the host with all test images too; gives the stage's figures.
+
+    Raises:
+        InputError: no C project. And what `verify_project` raises.
+    """
+    project = require_run_project(run)
+    options = settled(options)
+    board = find_place(options.on)
+    inside = project.folder.relative_to(run.path).as_posix()
+    key = StageKey(
+        stage="verify" if board is None else f"verify:{board.name}",
+        version=1,
+        options={"random": options.random, "layers": options.layers, "seed": options.seed},
+        files=(
+            TFLITE,
+            CONTRACT,
+            *((f"{PREDICTIONS}/int8.npz",) if board is None else ()),
+            *(f"{inside}/{name}" for name in sorted(project.files)),
+        ),
+        sources=present_data(run) if board is None else {},
+    )
+
+    def work() -> StageOutput:
+        images = _test_images(run) if board is None else None
+        if images is None:
+            return StageOutput(files=(), figures=verify_project(project, options))
+        answers = _reference_answers(run, project, images, options.workers)
+        inputs = quantize_pixels(images.images, run.contract()).reshape(len(images), -1)
+        figures = verify_project(project, options, images=Images(inputs=inputs, outputs=answers))
+        # Every byte of the C's answers has just been found to be the reference's.
+        hop = c_prediction(answers, project.graph, str(figures["compiler_host"]))
+        names = store_predictions(run, [hop], images)
+        figures["accuracy_c"] = accuracy(hop.predicted, images.labels).fraction
+        figures["agreement_c"] = 1.0
+        return StageOutput(files=tuple(names), figures=figures)
+
+    run_stage(run, key, work, force=force, packages=PACKAGES, seed=options.seed)
+    return dict(run.manifest().stages[key.stage].figures)
+
+
+def _test_images(run: RunDir) -> Split | None:
+    """The test part; None, with a warning, where the data is out of reach."""
+    try:
+        return evaluation_set(run)
+    except (DataError, InputError) as problem:
+        console.warn("verify.no-images", f"test images not compared: {problem}")
+        return None
+
+
+def _reference_answers(run: RunDir, project: CProject, images: Split, workers: int) -> I8:
+    """tflite_micro's int8 (N, K): what the predict stage kept, if that is still true of both."""
+    stored = stored_int8(run, images)
+    if stored is not None:
+        return stored
+    inputs = quantize_pixels(images.images, run.contract())
+    with console.progress("reference", len(images)) as bar:
+        result = run_int8(
+            project.tflite, inputs, runtime=Runtime.TFLM, workers=workers, progress=bar.update
+        )
+    return result.outputs
+
+
+def predict_c(run: RunDir, images: Split) -> HopPrediction | None:
+    """What the C says of every image, run on this machine; None when the run has no C.
+
+    Raises:
+        ToolMissingError: no compiler.
+        InputError, MismatchError: the C does not hold together, compile or run.
+    """
+    project = run_project(run)
+    if project is None:
+        return None
+    compiler = compiler_name()
+    inputs = quantize_pixels(images.images, run.contract()).reshape(len(images), -1)
+    with host_program(project) as (program, _), console.progress("C", len(images)) as bar:
+        rows = []
+        for start in range(0, len(images), program.chunk):
+            rows.append(program.run(inputs[start : start + program.chunk])[0])
+            bar.update(min(start + program.chunk, len(images)))
+    return c_prediction(np.concatenate(rows), project.graph, f"C, {compiler}")

@@ -1,0 +1,122 @@
+"""ndtool verify."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ndtool import console
+from ndtool.cli.params import Force, build, origins, verb
+from ndtool.options import VERIFY, VerifyOptions
+
+if TYPE_CHECKING:
+    from ndtool.export.profile import Profile
+
+MAX_FUNCTIONS = 20  # of the table on screen; --json has all
+Target = Annotated[str, typer.Argument(metavar="RUN|DIR", help="Run folder, or a C project.")]
+ProfileOpt = Annotated[
+    bool, typer.Option("--profile", help="Count instructions by function, in QEMU.")
+]
+
+
+@verb(VERIFY)
+def verify(
+    ctx: typer.Context,
+    target: Target,
+    profile: ProfileOpt = False,
+    force: Force = False,
+    **values: Any,
+) -> None:
+    """Build the C, run it, compare every byte with TFLite Micro; exit 6 if one differs."""
+    from ndtool.export.c_project import is_project
+
+    options = build(VERIFY, values)
+    if is_project(Path(target)):
+        document = _verify_folder(Path(target), options, profile=profile)
+    else:
+        # What `run -c` repeats is the verification of this machine.
+        given = origins(ctx) if options.on == VERIFY.on else None
+        document = verify_run(target, options, given, force=force, profile=profile)
+        console.out(f"next     ndtool check {document['run']}")
+    console.out_json(document)
+
+
+def verify_run(
+    name: str,
+    options: VerifyOptions,
+    given: dict[str, str] | None,
+    *,
+    force: bool,
+    profile: bool = False,
+) -> dict[str, object]:
+    """Verify the C of one run; shared by `verify` and `run`. Gives the --json document.
+
+    `given`: origins of the options, which config.toml keeps; None leaves it as it is.
+    """
+    from ndtool.export.verify_run import count_instructions, require_run_project, verify_stage
+    from ndtool.prepare import write_config
+    from ndtool.rundir import find_run
+
+    run = find_run(name)
+    with run.lock():
+        figures = verify_stage(run, options, force=force)
+        if given is not None:
+            write_config(run, "verify", asdict(options), given)
+    _show(figures, options)
+    document: dict[str, object] = {"schema": "ndtool.verify/1", "run": str(run.path)}
+    document |= {"on": options.on, **figures}
+    if profile:
+        document |= _profile(count_instructions(require_run_project(run), options.on))
+    return document
+
+
+def _verify_folder(folder: Path, options: VerifyOptions, *, profile: bool) -> dict[str, object]:
+    from ndtool.export.c_project import load_projects
+    from ndtool.export.verify_run import count_instructions, verify_project
+
+    models = []
+    for project in load_projects(folder):
+        figures = verify_project(project, options)
+        _show(figures, options)
+        row: dict[str, object] = {"prefix": project.prefix, **figures}
+        models.append(row | (_profile(count_instructions(project, options.on)) if profile else {}))
+    console.out(f"files    {console.visible(str(folder))}")
+    return {
+        "schema": "ndtool.verify/1",
+        "project": str(folder),
+        "on": options.on,
+        "models": models,
+    }
+
+
+def _show(figures: Mapping[str, object], options: VerifyOptions) -> None:
+    """The line of users.md, 2.9, as far as it is known."""
+    exact = next(value for key, value in figures.items() if key.startswith("bit_exact"))
+    count = next(value for key, value in figures.items() if key.startswith("verified_tensors"))
+    words = {"arena_bytes": "arena", "weights_bytes": "weights", "flash_bytes": "flash"}
+    words |= {"code_bytes": "code", "stack_bytes": "stack"}
+    compared = f"{count} tensor{'' if count == 1 else 's'} each"
+    parts = [f"bit-exact {exact} ({options.on}, {compared})"]
+    parts += [f"{word} {figures[key]:,} B" for key, word in words.items() if key in figures]
+    for key, value in figures.items():
+        if key.startswith("instructions_"):
+            core = key.removeprefix("instructions_").replace("_", "-")
+            parts.append(f"instructions {value:,} ({core})")
+    console.out(f"C code   {'   '.join(parts)}")
+
+
+def _profile(found: "Profile") -> dict[str, object]:
+    """Print the functions that take most; gives all of them for --json."""
+    rows = [
+        (name, f"{count:,}", f"{100 * count / found.instructions:.1f} %")
+        for name, count in found.functions
+    ]
+    console.out("")
+    console.out(console.table(("function", "instructions", "share"), rows[:MAX_FUNCTIONS]))
+    if len(rows) > MAX_FUNCTIONS:
+        console.out(f"and {len(rows) - MAX_FUNCTIONS} more: --json")
+    console.out("")
+    functions = [{"name": name, "instructions": count} for name, count in found.functions]
+    return {"profile": functions}

@@ -1,0 +1,249 @@
+"""`ndtool verify`, and what `check` and `run` say of the C, by the real command."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from c_projects import write_c_project
+from command import Done, ndtool
+from host_tools import require_tool
+from int8_models import tiny_model
+
+RUN = Path("runs/tiny")
+POSIX = RUN / "codegen/posix"
+EASY = ("--max-drop", "20")
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tools")]
+
+
+@pytest.fixture(scope="session")
+def tools() -> None:
+    for tool in ("gcc", "make"):
+        require_tool(tool)
+
+
+def empty_path(folder: Path) -> dict[str, str]:
+    """An environment without compilers."""
+    (folder / "nothing").mkdir(exist_ok=True)
+    return {"PATH": str(folder / "nothing")}
+
+
+# -- a project folder ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def made(tflite_micro: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project") / "c"
+    write_c_project(tiny_model(), folder)
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "c"))
+
+
+def test_a_project_folder(project: Path) -> None:
+    done = ndtool("verify", "c", "--random", "8", cwd=project.parent)
+    assert done.code == 0, done.err
+    assert "bit-exact 10/10 (host, 3 tensors each)" in done.out and "arena" in done.out
+    again = ndtool("verify", "c", "--random", "8", "--no-layers", "--json", cwd=project.parent)
+    document = again.document
+    assert (document["schema"], document["on"]) == ("ndtool.verify/1", "host")
+    assert document["models"][0]["verified_tensors"] == 1
+
+
+def test_two_models_in_one_folder(project: Path) -> None:
+    write_c_project(tiny_model(classes=4), project, prefix="other")
+    document = ndtool("verify", "c", "--random", "4", "--json", cwd=project.parent).document
+    assert [row["prefix"] for row in document["models"]] == ["nd_model", "other"]
+    assert {row["bit_exact"] for row in document["models"]} == {"6/6"}
+
+
+def append(name: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text((folder / name).read_text() + text)
+
+
+def wrong_rounding(folder: Path) -> None:
+    """The fault of a user who 'optimises' the requantisation."""
+    path = folder / "nd_runtime" / "nd_requant.h"
+    lines = path.read_text().splitlines()
+    body = next(i for i, line in enumerate(lines) if line.strip().startswith("return"))
+    lines[body] = lines[body].replace("return ", "return 1 + ", 1)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def other_model(folder: Path) -> None:
+    (folder / "model.tflite").write_bytes(tiny_model(classes=4))
+
+
+def hang(folder: Path) -> None:
+    path = folder / "nd_model_main.c"
+    start = "int main(int argc, char **argv)\n{"
+    text = path.read_text()
+    assert start in text
+    path.write_text(text.replace(start, f"{start}\n    for (;;) {{\n    }}"))
+
+
+def crash(folder: Path) -> None:
+    path = folder / "nd_model_main.c"
+    start = "int main(int argc, char **argv)\n{"
+    text = path.read_text()
+    path.write_text(text.replace(start, f"{start}\n    __builtin_trap();"))
+
+
+@pytest.mark.parametrize(
+    ("change", "args", "code", "words"),
+    [
+        (shutil.rmtree, (), 2, "[run.missing]"),
+        (lambda folder: (folder / "nd_model.json").unlink(), (), 2, "[run.missing]"),
+        (append("nd_model.json", "}"), (), 2, "[verify.marker]"),
+        (other_model, (), 2, "[verify.model-changed]"),
+        (append("nd_model.c", "#error by hand\n"), (), 2, "by hand"),
+        (append("nd_model.c", "int f(void) { return g; }\n"), (), 2, "[verify.build]"),
+        (wrong_rounding, (), 6, "[verify."),
+        (crash, (), 6, "died of SIG"),
+        (lambda folder: (folder / "Makefile").unlink(), (), 2, "Makefile"),
+        (lambda folder: None, ("--on", "qemu:nonsense"), 2, "mps2-an386"),
+        (lambda folder: None, ("--on", "ssh:board"), 2, "mps2-an386"),
+        (lambda folder: None, ("--random", "0"), 2, "--random"),
+        (lambda folder: None, ("--random", "1000000000"), 2, "--random"),
+        (lambda folder: None, ("--seed", "-1"), 2, "--seed"),
+    ],
+)
+def test_one_line_and_a_code(
+    project: Path, change: Callable[[Path], object], args: tuple[str, ...], code: int, words: str
+) -> None:
+    change(project)
+    done = ndtool("verify", "c", "--random", "2", *args, cwd=project.parent)
+    lines = [row for row in done.err.splitlines() if not row.startswith("ndtool: warning: ")]
+    assert (done.code, len(lines), done.out) == (code, 1, ""), done
+    assert lines[0].startswith("ndtool: error: ") and words in lines[0]
+
+
+def test_a_program_that_hangs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ndtool.cli.main import main
+    from ndtool.export import host_binary
+
+    monkeypatch.setattr(host_binary, "START_TIMEOUT_S", 0.5)
+    hang(project)
+    assert main(["verify", str(project), "--random", "2"]) == 6
+
+
+@pytest.mark.parametrize("on", ["host", "qemu"])
+def test_a_missing_tool_is_seven_with_the_line_that_installs_it(project: Path, on: str) -> None:
+    env = empty_path(project.parent)
+    done = ndtool("verify", "c", "--on", on, "--json", cwd=project.parent, env=env)
+    document = done.document
+    assert (done.code, document["exit"], document["code"]) == (7, 7, "tool.missing")
+    assert document["install"].startswith("apt-get install")
+
+
+# -- a run folder ----------------------------------------------------------------------------------
+
+
+def gate(done: Done, name: str) -> dict[str, object]:
+    return next(g for g in done.document["gates"] if g["gate"] == name)
+
+
+def test_a_run_is_verified_once_and_again_when_its_c_changes(tiny: Path) -> None:
+    done = ndtool("verify", "tiny", cwd=tiny)
+    assert done.code == 0 and "verify: up to date" in done.err, done.err
+    assert "bit-exact 168/168" in done.out and f"ndtool check {RUN}" in done.out
+    assert "verify: random 100 -> 4" in ndtool("verify", "tiny", "--random", "4", cwd=tiny).err
+    (tiny / POSIX / "nd_model.h").write_text(f"{(tiny / POSIX / 'nd_model.h').read_text()}\n")
+    done = ndtool("verify", "tiny", "--random", "4", cwd=tiny)
+    assert "codegen/posix/nd_model.h changed" in done.err and done.code == 0
+    assert "is not what codegen wrote" in done.err
+
+
+def test_check_fails_when_one_byte_of_the_c_is_another(tiny: Path) -> None:
+    """The mutation of parity:c: an output of the C is off by one for one class."""
+    good = ndtool("check", "tiny", *EASY, "--json", cwd=tiny)
+    assert good.code == 0 and gate(good, "parity:c")["passed"] is True
+    row = good.document["hops"][-1]
+    assert (row["hop"], row["differing"], row["agreement"]) == ("c", 0, 1)
+    path = tiny / POSIX / "nd_model_main.c"
+    text = path.read_text()
+    call = "if (nd_model_run(arena) != ND_OK) {"
+    assert call in text
+    spoiled = "nd_status status = nd_model_run(arena); ((int8_t *)nd_model_output(arena))[0] ^= 1;"
+    path.write_text(text.replace(call, f"{spoiled}\n        if (status != ND_OK) {{"))
+    bad = ndtool("check", "tiny", *EASY, "--json", cwd=tiny)
+    assert bad.code == 3 and gate(bad, "parity:c")["passed"] is False
+    assert "60 of 60 images differ" in str(gate(bad, "parity:c")["text"])
+    assert gate(bad, "integrity")["passed"] is False
+    found = ndtool("verify", "tiny", "--no-layers", cwd=tiny)
+    assert found.code == 6 and "in output: tensor #" in found.err
+
+
+@pytest.mark.parametrize("change", [append("nd_model.c", "#error by hand\n"), wrong_rounding])
+def test_check_fails_when_the_c_cannot_answer(tiny: Path, change: Callable[[Path], object]) -> None:
+    change(tiny / POSIX)
+    done = ndtool("check", "tiny", *EASY, "--json", cwd=tiny)
+    assert done.code == 3 and gate(done, "parity:c")["passed"] is False
+
+
+def test_check_without_c_or_compiler_says_so_and_does_not_pass_it(tiny: Path) -> None:
+    without = ndtool("check", "tiny", *EASY, cwd=tiny, env=empty_path(tiny))
+    assert without.code == 0
+    assert "SKIP  parity:c: not judged: gcc not found; install: apt-get install" in without.out
+    shutil.rmtree(tiny / RUN / "codegen")
+    none = ndtool("check", "tiny", *EASY, "--json", cwd=tiny)
+    assert gate(none, "parity:c")["passed"] is None
+    assert "ndtool codegen" in str(gate(none, "parity:c")["text"])
+    assert ndtool("verify", "tiny", cwd=tiny).code == 2
+
+
+def test_a_run_without_a_compiler_ends_with_seven_after_check(tiny: Path) -> None:
+    config = str(RUN / "config.toml")
+    (tiny / POSIX / "nd_model.c").unlink()
+    done = ndtool("run", "-c", config, "--random", "3", cwd=tiny, env=empty_path(tiny))
+    assert done.code == 7 and "SKIP  parity:c" in done.out, done.err
+    assert done.err.splitlines()[-1].startswith("ndtool: error: gcc not found; install: ")
+
+
+def test_run_stays_bit_exact_when_it_regenerates(tiny: Path) -> None:
+    (tiny / POSIX / "nd_model.c").write_text("broken")
+    done = ndtool("run", "-c", RUN / "config.toml", "--json", cwd=tiny)
+    assert done.code == 0, done.err
+    assert done.document["verify"]["bit_exact"] == "168/168"
+    assert done.document["check"]["verdict"] == "pass"
+    manifest = json.loads((tiny / RUN / "manifest.json").read_text())
+    assert not any("/build/" in name for name in manifest["files"])
+
+
+def test_the_array_template_has_nothing_to_verify(tiny: Path) -> None:
+    shutil.rmtree(tiny / RUN / "codegen")
+    done = ndtool("codegen", "tiny", "--template", "array", cwd=tiny)
+    assert done.code == 0 and "TFLM arena" in done.out and "next     ndtool check" in done.out
+    verify = ndtool("verify", RUN / "codegen/array", cwd=tiny)
+    assert verify.code == 2 and "[verify.array]" in verify.err
+
+
+def test_a_damaged_model_is_not_compared_with(tiny: Path) -> None:
+    (tiny / RUN / "export/model_int8.tflite").write_bytes(tiny_model())
+    done = ndtool("verify", "tiny", cwd=tiny)
+    assert done.code == 2 and "[verify.other-model]" in done.err
+
+
+def test_qemu_from_a_posix_project_with_a_profile(tiny: Path) -> None:
+    for tool in ("arm-none-eabi-gcc", "qemu-system-arm"):
+        require_tool(tool)
+    args = ("--on", "qemu:mps2-an385", "--random", "3", "--profile", "--json")
+    done = ndtool("verify", "tiny", *args, cwd=tiny)
+    assert done.code == 0, done.err
+    document = done.document
+    assert document["bit_exact_cortex_m3"] == "3/3"
+    total = sum(row["instructions"] for row in document["profile"])
+    assert total == document["instructions_cortex_m3"]
+
+
+def test_list_ops_needs_no_run(tmp_path: Path) -> None:
+    done = ndtool("codegen", "--list-ops", cwd=tmp_path)
+    assert done.code == 0 and "DEPTHWISE_CONV_2D\n    supported" in done.out
+    document = ndtool("codegen", "--list-ops", "--json", cwd=tmp_path).document
+    names = [row["name"] for row in document["operators"]]
+    assert names == sorted(names) and "STRIDED_SLICE" in names
