@@ -30,7 +30,7 @@ help:
 	@echo "make bench-step the NetDistiller step against the two plain passes"
 	@echo "make bench-engine  instructions, arena, flash and stack of the C engine on four cores"
 
-demo: $(VENV)/$(CORE)
+demo: $(VENV)/$(CORE) compilers
 	$(BIN)/ndtool run --data digits
 
 $(VENV)/bin/python:

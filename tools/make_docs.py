@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the commands' help and docs/errors.md from the source.
+"""Writes the pages of docs/ that are printed from the code: commands, errors, operators, the IR.
 
 `python tools/make_docs.py` rewrites them; tests/repo/test_docs.py checks that they are current.
 """
@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 100
@@ -122,12 +126,143 @@ def errors_page() -> str:
         "|---|---|---|---|",
     ]
     for site in error_sites():
-        cells = (site.code, str(site.exit_code), site.what, site.remedy)
-        parts.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+        parts.append(table_row((site.code, str(site.exit_code), site.what, site.remedy)))
     return "\n".join(parts) + "\n"
 
 
-PAGES = {"cli.md": cli_page, "errors.md": errors_page}
+def table_row(cells: Iterable[str]) -> str:
+    """One row of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, an empty one before it."""
+    return ["", table_row(heading), "|" + "---|" * len(heading), *map(table_row, rows)]
+
+
+def operators_page() -> str:
+    """docs/operators.md."""
+    from ndtool.export.codegen import operators
+
+    kernel = "[`{0}`](../firmware_templates/runtime/{0}.c)".format
+    rows = [
+        (
+            f"**{row.name}**",
+            row.supported,
+            row.refused,
+            row.in_place or "never",
+            " ".join(map(kernel, row.kernels)) or "none",
+        )
+        for row in operators.OPERATORS
+    ]
+    parts = [
+        "# Operators of the C engine",
+        "",
+        "Generated from the source by `make docs`; do not edit. `ndtool codegen --list-ops` prints",
+        "the same.",
+        "",
+        *paragraphs(operators.__doc__)[1:],
+        "",
+        "Every rule that a model is held against, with its error code: [ir.md](ir.md).",
+        *table(("operator", "supported", "refused", "output in place", "C"), rows),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def paragraphs(doc: str | None) -> list[str]:
+    """The paragraphs of a docstring, each on one line; an argument section is left out."""
+    found = inspect.cleandoc(doc or "").split("\n\n")
+    return [" ".join(text.split("\n")) for text in found if not text.startswith("Args:")]
+
+
+# -- the int8 IR -----------------------------------------------------------------------------------
+
+
+def ir_page() -> str:
+    """docs/ir.md: the classes of the IR, and the rules that `verify` holds a graph against."""
+    from ndtool.export.int8 import ir, spec
+    from ndtool.export.int8.rules import tensors
+
+    parts = [
+        "# The int8 IR",
+        "",
+        "Generated from `export/int8` by `make docs`; do not edit.",
+        "",
+        *_separated(paragraphs(ir.__doc__)),
+        "",
+        "## What is legal",
+        "",
+        *_separated(paragraphs(spec.__doc__)[1:]),
+        "",
+        "A broken rule is an error `int8.RULE` with exit code 5, such as `int8.op.stride`; all of",
+        "them are reported at once, each with its operation and tensor.",
+        *_rules(tensors.RULES),
+        "",
+        "Of every operation:",
+        *_rules(spec.OP_RULES),
+        "",
+        "## Graph and tensors",
+    ]
+    for cls in (ir.Graph, ir.Tensor, ir.Pads):
+        parts += _class_lines(cls)
+    parts += ["", "## Operations"]
+    for cls, row in spec.SPEC.items():
+        roles = dict(row.operands(_numbered(cls)))
+        parts += [*_class_lines(cls, roles), *_rules(row.rules)]
+    return "\n".join(parts) + "\n"
+
+
+def _separated(texts: Iterable[str]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        yield from ("", text) if number else (text,)
+
+
+def _rules(rules: Mapping[str, str]) -> list[str]:
+    return table(("rule", "demands"), ((f"`{rule}`", text) for rule, text in rules.items()))
+
+
+def _class_lines(cls: type, roles: Mapping[object, str] | None = None) -> list[str]:
+    """Heading, docstring and fields of a class; of an operation with the operands' `roles`."""
+    hints = get_type_hints(cls)
+    rows = []
+    for number, field in enumerate(fields(cls)):
+        role = "" if roles is None else roles.get(number, "")
+        if not role and roles is not None and _names_tensors(hints[field.name]):
+            role = "what it writes: int8 activation, one scale"
+        rows.append((f"`{field.name}`", f"`{field.type}`", role or _values(hints[field.name])))
+    heading = ("field", "type", "")
+    return ["", f"### {cls.__name__}", "", *_separated(paragraphs(cls.__doc__))] + table(
+        heading, rows
+    )
+
+
+def _numbered(cls: type) -> Any:
+    """An operation that names, for its field number n, tensor n."""
+    values: dict[str, object] = {}
+    for number, field in enumerate(fields(cls)):
+        hint = get_type_hints(cls)[field.name]
+        values[field.name] = (number,) if get_origin(hint) is tuple else number
+    return cls(**values)
+
+
+def _names_tensors(hint: object) -> bool:
+    from ndtool.export.int8.ir import TensorId
+
+    return hint is TensorId or TensorId in get_args(hint)
+
+
+def _values(hint: object) -> str:
+    """The members of closed sets in a field's type."""
+    sets = [s for s in (hint, *get_args(hint)) if isinstance(s, type) and issubclass(s, Enum)]
+    return ", ".join(str(member) for found in sets for member in found)
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "errors.md": errors_page,
+    "ir.md": ir_page,
+    "operators.md": operators_page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
