@@ -22,7 +22,7 @@ help:
 	@echo "make demo       the whole chain on embedded digits, set-up included"
 	@echo "make test       lint, types and all tests, set-up included"
 	@echo "make test-fast  lint, types and the quick tests"
-	@echo "make fix        format the code;  make docs  rewrite docs/cli.md and docs/errors.md"
+	@echo "make fix        format the code;  make docs  rewrite the printed pages of docs/"
 	@echo "make wheel-test the chain from an installed wheel, outside the clone"
 	@echo "make prove-resume  kill -9 at ten random moments of training, resume, compare bits"
 	@echo "make prove-engine  every tensor of real networks, host and QEMU cores, against tflite_micro"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
+import numpy as np
+
+import ndtool
 from ndtool.console import visible
-from ndtool.errors import InputError
+from ndtool.contract import Contract
+from ndtool.errors import ContractError, FitError, InputError, MismatchError
+from ndtool.export.codegen.engine import compile_graph
+from ndtool.export.codegen.engine_project import EngineModel, emit_engine
+from ndtool.export.codegen.model import Golden
 from ndtool.export.codegen.project import MAX_MARKER_BYTES, SCHEMA
 from ndtool.export.int8.ir import Graph, TensorId
 from ndtool.export.tflite.reader import read_tflite
@@ -25,7 +33,7 @@ from ndtool.rundir import read_bounded, sha256_bytes, sha256_file, stays_inside
 
 BUILD: Final = "build"  # folder of build outputs in a project
 MAX_TFLITE_BYTES: Final = 256 * 1024 * 1024
-MAX_GOLDEN: Final = 65_536
+MAX_BYTES: Final = 2**31  # of arena and weights
 MAX_COPY_BYTES: Final = 1024 * 1024 * 1024
 MAX_COPY_FILES: Final = 20_000
 
@@ -49,15 +57,6 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Golden:
-    """Of the marker's golden vectors: how many."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "ignore"}
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Marker:
     """The part of PREFIX.json that is read here."""
 
@@ -69,8 +68,7 @@ class _Marker:
     tflite: str
     model_sha256: str
     files: dict[str, str]
-    golden: _Golden
-    contract: dict[str, object] | None = None
+    contract: Contract | None = None
     layers: tuple[Layer, ...] = ()
     arena_bytes: int | None = None
     weights_bytes: int | None = None
@@ -80,8 +78,7 @@ class _Marker:
 class CProject:
     """One model of a project folder.
 
-    `files`: name -> sha256 of what codegen wrote for it; `contract` as in contract.json, if it
-    has one; `golden`: number of vectors of the self-test.
+    `files`: name -> sha256 of what codegen wrote for it.
     """
 
     folder: Path
@@ -91,8 +88,7 @@ class CProject:
     graph: Graph
     layers: tuple[Layer, ...]
     files: Mapping[str, str]
-    contract: Mapping[str, object] | None
-    golden: int
+    contract: Contract | None
     arena_bytes: int | None
     weights_bytes: int | None
 
@@ -110,6 +106,23 @@ class CProject:
     def layer_bytes(self) -> int:
         """Of one sample: all calls of the layer hook."""
         return sum(layer.bytes for layer in self.layers)
+
+    def vectors_tested(self, printed: str) -> int:
+        """Golden vectors that a self-test of this model says it ran, all of them right.
+
+        Raises:
+            MismatchError: it ended well, but says nothing of them.
+        """
+        line = rf"^{re.escape(self.prefix)}: (\d{{1,6}}) golden vectors: ok$"
+        found = re.search(line, printed, re.MULTILINE)
+        if found is None:
+            raise MismatchError(
+                "the self-test does not say which golden vectors it ran",
+                where=visible(str(self.folder)),
+                remedy="generate the project again: ndtool codegen",
+                code="verify.self-test",
+            )
+        return int(found[1])
 
     def edited(self) -> list[str]:
         """Files that are missing or not what codegen wrote, by name."""
@@ -158,6 +171,8 @@ def _markers(folder: Path) -> list[tuple[Path, _Marker]]:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"]) or "marker"
             raise _bad_marker(path, f"{key}: {first['msg']}") from None
+        except ContractError as error:
+            raise _bad_marker(path, error.what) from None
         if marker.schema == SCHEMA:
             found.append((path, marker))
     return found
@@ -176,8 +191,9 @@ def _load(path: Path, marker: _Marker) -> CProject:
     folder = path.parent
     if path.name != f"{marker.prefix}.json":
         raise _bad_marker(path, "prefix: not the file's name")
-    if not 0 <= marker.golden.count <= MAX_GOLDEN:
-        raise _bad_marker(path, "golden.count: out of bounds")
+    for size in (marker.arena_bytes, marker.weights_bytes):
+        if size is not None and not 0 <= size <= MAX_BYTES:
+            raise _bad_marker(path, "arena_bytes, weights_bytes: out of bounds")
     for name in marker.files:
         if not stays_inside(name):
             raise _bad_marker(path, f"files: {name} leaves the folder")
@@ -212,7 +228,6 @@ def _load(path: Path, marker: _Marker) -> CProject:
         layers=marker.layers,
         files=dict(marker.files),
         contract=marker.contract,
-        golden=marker.golden.count,
         arena_bytes=marker.arena_bytes,
         weights_bytes=marker.weights_bytes,
     )
@@ -241,6 +256,64 @@ def _is_of(layer: Layer, graph: Graph) -> bool:
 
 
 @contextlib.contextmanager
+def build_errors(project: CProject) -> Iterator[None]:
+    """A build that fails in a copy names the user's folder: the copy is gone when it is read.
+
+    Raises:
+        FitError, InputError: as in the block.
+    """
+    where = visible(str(project.folder))
+    try:
+        yield
+    except FitError as refusal:
+        raise FitError(
+            refusal.what, where=where, remedy=refusal.remedy, code=refusal.code
+        ) from refusal
+    except InputError as refusal:
+        raise InputError(
+            refusal.what,
+            where=where,
+            remedy="undo what was edited, or generate the project again: ndtool codegen",
+            code="verify.build",
+        ) from refusal
+
+
+@contextlib.contextmanager
+def project_as(project: CProject, template: str) -> Iterator[Path]:
+    """A private copy of the project, with the build files of `template` around its own C.
+
+    Raises:
+        InputError: the project cannot be copied.
+        UnsupportedError, ContractError: its model or contract is not one that codegen takes.
+    """
+    with private_copy(project.folder) as copy:
+        if template != project.template:
+            for name, data in _build_files(project, template).items():
+                (copy / name).parent.mkdir(exist_ok=True)
+                (copy / name).write_bytes(data)
+        yield copy
+
+
+def _build_files(project: CProject, template: str) -> dict[str, bytes]:
+    """What `template` adds to the C of a model: nothing of this depends on golden vectors."""
+    nothing = np.zeros((1, 0), np.int8)
+    model = EngineModel(
+        tflite=project.tflite,
+        graph=project.graph,
+        prefix=project.prefix,
+        contract=project.contract,
+        golden=Golden(pixels=None, inputs=nothing, outputs=nothing, engine="", origin=""),
+        tool_version=ndtool.__version__,
+        compiled=compile_graph(project.graph),
+        arena_bytes_tflm=None,
+    )
+    main = f"{project.prefix}_main.c"
+    files = emit_engine(model, template)
+    own = {name for name in project.files if Path(name).suffix in (".c", ".h")} - {main}
+    return {name: data for name, data in files.items() if name not in own}
+
+
+@contextlib.contextmanager
 def private_copy(folder: Path) -> Iterator[Path]:
     """A temporary copy of a project without its build outputs, gone after the block.
 
@@ -248,25 +321,42 @@ def private_copy(folder: Path) -> Iterator[Path]:
     leaves that untouched.
 
     Raises:
-        InputError: the folder is far too large for a project.
+        InputError: the folder is far too large for a project, or cannot be copied.
     """
     with tempfile.TemporaryDirectory(prefix="ndtool-build-") as name:
         copy = Path(name) / "project"
-        count = size = 0
-        for root, folders, files in os.walk(folder):
-            folders[:] = sorted(f for f in folders if f != BUILD and not f.startswith("."))
-            target = copy / Path(root).relative_to(folder)
-            target.mkdir(parents=True)
-            for source in (Path(root) / file for file in sorted(files)):
-                if not source.is_file():  # a pipe, a device, a broken link
-                    continue
-                count, size = count + 1, size + source.stat().st_size
-                if count > MAX_COPY_FILES or size > MAX_COPY_BYTES:
-                    raise InputError(
-                        "the folder holds far more than a C project",
-                        where=visible(str(folder)),
-                        remedy="keep the generated project in a folder of its own",
-                        code="verify.too-large",
-                    )
-                shutil.copyfile(source, target / source.name)
+        try:
+            _copy(folder, copy)
+        except OSError as error:
+            raise InputError(
+                f"cannot copy the project to build it: {error.strerror}",
+                where=visible(f"{folder} to {name}"),
+                remedy="check permissions and free space; TMPDIR names another place",
+                code="verify.copy",
+            ) from error
         yield copy
+
+
+def _copy(folder: Path, copy: Path) -> None:
+    """Copy regular files, also those behind links; links to folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    count = size = 0
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(f for f in folders if f != BUILD and not f.startswith("."))
+        target = copy / Path(root).relative_to(folder)
+        target.mkdir(parents=True)
+        for source in (Path(root) / file for file in sorted(files)):
+            if not source.is_file():  # a pipe, a device, a broken link
+                continue
+            count, size = count + 1, size + source.stat().st_size
+            if count > MAX_COPY_FILES or size > MAX_COPY_BYTES:
+                raise InputError(
+                    "the folder holds far more than a C project",
+                    where=visible(str(folder)),
+                    remedy="keep the generated project in a folder of its own",
+                    code="verify.too-large",
+                )
+            shutil.copyfile(source, target / source.name)

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndtool.console import visible
-from ndtool.errors import InputError, MismatchError
+from ndtool.errors import MismatchError
 from ndtool.export import toolchain
-from ndtool.export.c_project import BUILD, CProject
+from ndtool.export.c_project import BUILD, CProject, build_errors
+from ndtool.export.firmware import MAX_GOLDEN
 from ndtool.export.worker_process import last_lines, signal_name
 
 I8 = NDArray[np.int8]
@@ -41,15 +42,16 @@ class HostProgram:
     path: Path
     layers: bool
 
-    def self_test(self) -> None:
-        """Golden vectors and the pixel quantiser, as the generated C itself tests them.
+    def self_test(self) -> int:
+        """Golden vectors and the pixel quantiser, as the generated C tests them; how many vectors.
 
         Raises:
-            MismatchError: it says that they differ.
+            MismatchError: names the golden vector that differs.
         """
         with tempfile.TemporaryDirectory(prefix="ndtool-") as name:
-            timeout = START_TIMEOUT_S + SAMPLE_TIMEOUT_S * self.project.golden
-            _run([str(self.path)], Path(name), timeout_s=timeout, limit=0)
+            timeout = START_TIMEOUT_S + SAMPLE_TIMEOUT_S * MAX_GOLDEN
+            printed = _run([str(self.path)], Path(name), timeout_s=timeout, limit=0)
+        return self.project.vectors_tested(printed)
 
     def run(self, samples: I8) -> tuple[I8, I8 | None]:
         """Outputs (N, bytes) and, of a program with layers, the layers' bytes (N, bytes).
@@ -101,21 +103,17 @@ def build_host(project: CProject, folder: Path, *, layers: bool) -> HostProgram:
         InputError: it does not compile.
     """
     name = f"{project.prefix}_host{'_layers' if layers else ''}"
-    try:
-        variables = [f"CC={COMPILER}", *(["LAYERS=1"] if layers else [])]
-        toolchain.make(folder, *variables, tools=[COMPILER])
-    except InputError as refusal:
-        raise InputError(
-            refusal.what,
-            where=visible(str(project.folder)),
-            remedy="undo what was edited, or generate the project again: ndtool codegen",
-            code="verify.build",
-        ) from refusal
+    variables = [f"CC={COMPILER}", *(["LAYERS=1"] if layers else [])]
+    with build_errors(project):
+        toolchain.make(folder, *variables, f"{BUILD}/{name}", tools=[COMPILER])
     return HostProgram(project=project, path=folder / BUILD / name, layers=layers)
 
 
-def _run(command: list[str], folder: Path, *, timeout_s: float, limit: int) -> None:
-    """Run the program in `folder`, where it may write `limit` bytes besides what lies there."""
+def _run(command: list[str], folder: Path, *, timeout_s: float, limit: int) -> str:
+    """Run the program in `folder`, where it may write `limit` bytes besides what lies there.
+
+    Gives what it printed.
+    """
     log = folder / "log"
     allowed = limit + MAX_LOG_BYTES + _size(folder)
 
@@ -129,7 +127,7 @@ def _run(command: list[str], folder: Path, *, timeout_s: float, limit: int) -> N
     except OSError as error:
         raise _broken(f"the C program cannot be started: {error.strerror}", command[0]) from error
     if status == 0:
-        return
+        return log.read_text("utf-8", "replace")
     if status is None:
         why = f"does not end within {timeout_s:.0f} s" if bounded() else "writes without end"
         raise _broken(f"the C program {why}", command[0])

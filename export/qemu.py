@@ -71,19 +71,19 @@ def build(project: Path, prefix: str, board: str, *, layers: bool = False) -> Pa
 def run(
     elf: Path,
     board: str,
-    inputs: bytes,
+    inputs: bytes | None,
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     plugin: str | None = None,
 ) -> QemuRun:
-    """Run `elf` on `inputs`: samples, each all input tensors' bytes in order.
+    """Run `elf` on `inputs`: samples, each all input tensors' bytes in order; None: its self-test.
 
     `plugin` is a `-plugin` argument of QEMU.
 
     Raises:
         ConfigError: unknown board.
         ToolMissingError: qemu-system-arm is not there, or does not know the board.
-        MismatchError: the program faulted, hung, failed or wrote without end.
+        MismatchError: the program, or its self-test, faulted, hung, failed or wrote without end.
     """
     machine = find_board(board)
     command = [find_tool("qemu-system-arm"), "-M", machine.name]
@@ -93,7 +93,8 @@ def run(
     with TemporaryDirectory(prefix="ndtool-qemu-") as scratch:
         log, folder = Path(scratch) / "log", Path(scratch) / "files"
         folder.mkdir()
-        (folder / "input.bin").write_bytes(inputs)
+        if inputs is not None:
+            (folder / "input.bin").write_bytes(inputs)
 
         def bounded() -> bool:
             written = sum(_size(folder / name) for name in ("output.bin", "layers.bin"))

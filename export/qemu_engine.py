@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ndtool.console import visible
 from ndtool.errors import MismatchError
 from ndtool.export import qemu
-from ndtool.export.c_project import CProject
+from ndtool.export.c_project import CProject, build_errors
 from ndtool.export.codegen.boards import Board
 
 I8 = NDArray[np.int8]
@@ -36,6 +36,15 @@ class QemuProgram:
         """Samples of one start of the program."""
         size = self.project.output_bytes + (self.project.layer_bytes if self.layers else 0)
         return max(1, min(CHUNK_SAMPLES, CHUNK_BYTES // size))
+
+    def self_test(self) -> int:
+        """Golden vectors and the pixel quantiser, as the generated C tests them; how many vectors.
+
+        Raises:
+            MismatchError: names the golden vector that differs.
+        """
+        done = qemu.run(self.elf, self.board.name, None)
+        return self.project.vectors_tested(done.log)
 
     def run(self, samples: I8) -> tuple[I8, I8 | None]:
         """Outputs (N, bytes) and, of a program with layers, the layers' bytes (N, bytes).
@@ -66,7 +75,10 @@ def build_qemu(project: CProject, folder: Path, board: Board, *, layers: bool) -
     """Build the firmware of `project` for `board` in `folder`, a cortex-m-qemu form of it.
 
     Raises:
-        ToolMissingError, FitError, InputError: see `toolchain.make`.
+        ToolMissingError: no compiler or no make.
+        FitError: the board is too small.
+        InputError: it does not compile.
     """
-    elf = qemu.build(folder, project.prefix, board.name, layers=layers)
+    with build_errors(project):
+        elf = qemu.build(folder, project.prefix, board.name, layers=layers)
     return QemuProgram(project=project, elf=elf, board=board, layers=layers)

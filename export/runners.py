@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +165,7 @@ def run_int8(
     _require_images(total)
     shares = _shares(total, workers or usable_cores())
     with _children(model) as (folder, children):
-        np.save(folder / "x.npy", np.ascontiguousarray(images), allow_pickle=False)
+        _save_inputs(folder, images)
         for index, (first, last) in enumerate(shares):
             args = (str(folder), runtime.value, str(index), str(first), str(last))
             children.append(_Child.start(folder, index, "run", *args))
@@ -210,16 +212,46 @@ def run_tensors(
         "tensors": [(index, graph.tensor(index).elements) for index in tensors],
     }
     row_bytes = sum(graph.tensor(index).elements for index in tensors)
-    with out.open("wb") as file:
-        file.truncate(total * row_bytes)
+    _reserve(out, total * row_bytes)
     with _children(model) as (folder, children):
-        np.save(folder / "x.npy", np.ascontiguousarray(samples), allow_pickle=False)
+        _save_inputs(folder, samples)
         (folder / "plan.json").write_text(json.dumps(plan))
         for index, (first, last) in enumerate(_shares(total, workers or usable_cores())):
             args = (str(folder), str(out.resolve()), str(index), str(first), str(last))
             children.append(_Child.start(folder, index, "tensors", *args))
         _wait(children, engine, total, progress)
     return engine
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Whatever cannot be written to `folder` is one plain error."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot keep tensors: {error.strerror or error}",
+            where=visible(str(folder)),
+            remedy="free some space; TMPDIR names another place",
+            code="runner.no-room",
+        ) from error
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Make `file` have `size` bytes and the disk hold them.
+
+    On a full disk a sparse file would fail in the workers, or kill us who map it.
+    """
+    with _room(file.parent), file.open("wb") as handle:
+        if sys.platform == "linux":
+            os.posix_fallocate(handle.fileno(), 0, size)
+        else:
+            handle.truncate(size)
+
+
+def _save_inputs(folder: Path, inputs: I8) -> None:
+    with _room(folder):
+        np.save(folder / "x.npy", np.ascontiguousarray(inputs), allow_pickle=False)
 
 
 def tflm_arena_bytes(model: bytes) -> int:

@@ -137,9 +137,9 @@ def make(folder: Path, *arguments: str, tools: Sequence[str]) -> None:
         FitError: the linker says that the program does not fit the board.
         InputError: no project, or the compiler refuses it.
     """
-    command = [find_tool("make"), "--silent", f"-j{min(usable_cores(), 8)}", *arguments]
     for tool in tools:
         find_tool(tool)
+    command = [find_tool("make"), "--silent", f"-j{min(usable_cores(), 8)}", *arguments]
     if not (folder / "Makefile").is_file():
         raise InputError(
             "no project to build: there is no Makefile",

@@ -2,17 +2,14 @@
 
 The reference is tflite_micro on the project's own .tflite. With `layers`, every tensor that the C
 forms is compared too, in the order in which it is formed: the final output alone proves little, a
-saturated classifier hides most faults (issue 11). A removed channel is held against the constant
+saturated classifier hides most faults. A removed channel is held against the constant
 it was proved to be.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,11 +20,9 @@ from numpy.typing import NDArray
 from ndtool import console
 from ndtool.console import visible
 from ndtool.errors import ConfigError, MismatchError
-from ndtool.export.c_project import CProject, Layer, private_copy
+from ndtool.export.c_project import CProject, Layer
 from ndtool.export.int8.ir import Graph, TensorId, op_name, op_outputs
-from ndtool.export.project_stage import codegen_file
 from ndtool.export.runners import run_tensors
-from ndtool.options import CODEGEN
 
 I8 = NDArray[np.int8]
 
@@ -96,36 +91,6 @@ class Engine(Protocol):
     def run(self, samples: I8) -> tuple[I8, I8 | None]:
         """Outputs and, with the layer hook, the layers' bytes; each (N, bytes)."""
         ...
-
-
-@contextmanager
-def project_as(project: CProject, template: str) -> Iterator[Path]:
-    """A private copy of the project, with the build files of `template` and the project's own C.
-
-    Raises:
-        InputError: the project cannot be copied or its model is not one that codegen takes.
-    """
-    if project.template == template:
-        with private_copy(project.folder) as copy:
-            yield copy
-        return
-    with tempfile.TemporaryDirectory(prefix="ndtool-build-") as name:
-        folder, model, contract = (Path(name) / n for n in ("project", "model.tflite", "contract"))
-        model.write_bytes(project.tflite)
-        if project.contract is not None:
-            contract.write_text(json.dumps(project.contract), encoding="utf-8")
-        options = replace(CODEGEN, template=template, prefix=project.prefix)
-        codegen_file(
-            model,
-            contract_path=None if project.contract is None else contract,
-            options=options,
-            out=folder,
-        )
-        for file in project.files:
-            own = Path(file).suffix in (".c", ".h") and file != f"{project.prefix}_main.c"
-            if own and (folder / file).is_file() and (project.folder / file).is_file():
-                shutil.copyfile(project.folder / file, folder / file)
-        yield folder
 
 
 # -- comparing -------------------------------------------------------------------------------------
@@ -207,31 +172,26 @@ def compare_samples(
                 progress=bar.update,
             )
         wanted = np.memmap(file, np.int8, "r", shape=(len(samples), row_bytes))
+        places = _places(project, layers)
         for engine in engines:
-            places = _places(project, layers)
-            if not engine.layers:
-                places = places[len(layers) :]
-            compare_outputs(project, engine, samples, wanted, places)
+            formed = places if engine.layers else places[len(layers) :]
+            _compare(project, engine, samples, wanted, formed)
         del wanted  # Windows removes no mapped file
     return reference
 
 
-def compare_outputs(
-    project: CProject,
-    engine: Engine,
-    samples: I8,
-    wanted: I8,
-    places: Sequence[Place] | None = None,
-) -> None:
-    """Hold what `engine` gives for `samples` against the rows of `wanted`.
-
-    Args:
-        wanted: (N, bytes), of which `places` are compared; without, the outputs alone.
+def compare_outputs(project: CProject, engine: Engine, samples: I8, wanted: I8) -> None:
+    """Hold the outputs of `engine` for `samples` against `wanted`; both (N, bytes).
 
     Raises:
-        MismatchError: names the first of `places` that differs.
+        MismatchError: names the first output that differs.
     """
-    places = _places(project, ()) if places is None else places
+    _compare(project, engine, samples, wanted, _places(project, ()))
+
+
+def _compare(
+    project: CProject, engine: Engine, samples: I8, wanted: I8, places: Sequence[Place]
+) -> None:
     found = _first_difference(project, engine, samples, wanted, places)
     if found is not None:
         raise _mismatch(project, found, layers=engine.layers)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,7 +15,7 @@ from ndtool.data.types import Split
 from ndtool.errors import DataError, InputError, ToolMissingError
 from ndtool.evaluate import accuracy
 from ndtool.export import toolchain
-from ndtool.export.c_project import CProject, is_project, load_projects
+from ndtool.export.c_project import CProject, is_project, load_projects, project_as
 from ndtool.export.codegen.boards import DEFAULT_BOARD, Board, find_board
 from ndtool.export.elf_facts import read_elf_facts
 from ndtool.export.hops import HopPrediction, c_prediction, store_predictions, stored_int8
@@ -30,7 +28,6 @@ from ndtool.export.verify import (
     compare_outputs,
     compare_samples,
     make_samples,
-    project_as,
     require_bounded,
 )
 from ndtool.options import VerifyOptions
@@ -58,6 +55,7 @@ POSIX: Final = "posix"
 CORTEX_M: Final = "cortex-m-qemu"
 ENGINES: Final = (POSIX, "cmake", CORTEX_M)  # templates with an engine, the preferred first
 PACKAGES: Final = ("tflite-micro", "numpy")
+MAX_NAMED: Final = 3  # edited files in a warning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,8 +90,10 @@ def verify_project(
 ) -> dict[str, Value]:
     """Build the project's C, run it where `options.on` says, compare with tflite_micro.
 
+    Made inputs come first, with every tensor if `options.layers`, so that a difference is named
+    where it begins; then the golden vectors, by the self-test; then the outputs of `images`.
     Gives figures for metrics.json: what was compared and found equal, and what was measured on the
-    way. `images` are compared on the host only.
+    way.
 
     Raises:
         ConfigError: a place that is none, or too many samples.
@@ -104,49 +104,40 @@ def verify_project(
     options = settled(options)
     board = find_place(options.on)
     require_bounded(project, options.random, layers=bool(options.layers))
-    for name in project.edited():
-        console.warn("verify.edited", f"{visible(name)} is not what codegen wrote")
-    compared = {layer.tensor for layer in project.layers if options.layers}
-    count = len(compared | set(project.graph.outputs))
-    sizes = {"arena_bytes": project.arena_bytes, "weights_bytes": project.weights_bytes}
-    known = {key: value for key, value in sizes.items() if value is not None}
-    measured = (
-        _verify_host(project, options, images)
-        if board is None
-        else _verify_qemu(project, options, board)
-    )
-    word = "verified_tensors" if board is None else f"verified_tensors_{core_word(board)}"
-    return known | {word: count} | measured
-
-
-def _verify_host(
-    project: CProject, options: VerifyOptions, images: Images | None
-) -> dict[str, Value]:
-    compiler = compiler_name()
-    with host_program(project) as (program, folder):
-        programs = [build_host(project, folder, layers=True)] if options.layers else []
-        programs.append(program)
+    if edited := project.edited():
+        names = [visible(name) for name in edited[:MAX_NAMED]]
+        names += [f"{len(edited) - MAX_NAMED:,} more"] if len(edited) > MAX_NAMED else []
+        console.warn("verify.edited", f"not what codegen wrote: {', '.join(names)}")
+    with project_as(project, POSIX if board is None else CORTEX_M) as folder:
+        program = _build(project, folder, board, layers=False)
+        programs = [_build(project, folder, board, layers=True)] if options.layers else []
         samples = make_samples(project.graph, options.random, options.seed)
-        compare_samples(project, programs, samples, workers=options.workers)
+        compare_samples(project, [*programs, program], samples, workers=options.workers)
+        count = options.random + program.self_test()
         if images is not None:
             compare_outputs(project, program, images.inputs, images.outputs)
-    count = options.random + project.golden + (0 if images is None else len(images.inputs))
-    return {"bit_exact": f"{count}/{count}", "compiler_host": compiler}
-
-
-def _verify_qemu(project: CProject, options: VerifyOptions, board: Board) -> dict[str, Value]:
-    core = core_word(board)
-    with project_as(project, CORTEX_M) as folder:
-        programs = [build_qemu(project, folder, board, layers=True)] if options.layers else []
-        program = build_qemu(project, folder, board, layers=False)
-        programs.append(program)
-        samples = make_samples(project.graph, options.random, options.seed)
-        compare_samples(project, programs, samples, workers=options.workers)
-        figures = _measure(program)
+            count += len(images.inputs)
+        measured = _measure(program) if isinstance(program, QemuProgram) else {}
+    tensors = {layer.tensor for layer in project.layers if options.layers}
+    sizes = {"arena_bytes": project.arena_bytes, "weights_bytes": project.weights_bytes}
+    known = {key: value for key, value in sizes.items() if value is not None}
+    end = "" if board is None else f"_{core_word(board)}"
+    compiler = compiler_name() if board is None else toolchain.version_of("arm-none-eabi-gcc")
     return {
-        f"bit_exact_{core}": f"{options.random}/{options.random}",
-        f"compiler_{core}": toolchain.version_of("arm-none-eabi-gcc"),
-    } | figures
+        **known,
+        f"verified_tensors{end}": len(tensors | set(project.graph.outputs)),
+        f"bit_exact{end}": f"{count}/{count}",
+        f"compiler{end or '_host'}": compiler,
+        **measured,
+    }
+
+
+def _build(
+    project: CProject, folder: Path, board: Board | None, *, layers: bool
+) -> HostProgram | QemuProgram:
+    if board is None:
+        return build_host(project, folder, layers=layers)
+    return build_qemu(project, folder, board, layers=layers)
 
 
 def core_word(board: Board) -> str:
@@ -189,19 +180,6 @@ def _count(program: QemuProgram) -> Profile:
     project = program.project
     sample = make_samples(project.graph, 1, 0)[0]
     return profile(program.elf, program.board.name, project.prefix, sample.tobytes())
-
-
-@contextmanager
-def host_program(project: CProject) -> Iterator[tuple[HostProgram, Path]]:
-    """The project's C built for this machine, its self-test passed, and the folder it is in.
-
-    Raises:
-        ToolMissingError, InputError, MismatchError: as `build_host` and the self-test say.
-    """
-    with project_as(project, POSIX) as folder:
-        program = build_host(project, folder, layers=False)
-        program.self_test()
-        yield program, folder
 
 
 # -- a run folder ----------------------------------------------------------------------------------
@@ -258,7 +236,7 @@ def verify_stage(run: RunDir, options: VerifyOptions, *, force: bool) -> dict[st
     inside = project.folder.relative_to(run.path).as_posix()
     key = StageKey(
         stage="verify" if board is None else f"verify:{board.name}",
-        version=1,
+        version=2,
         options={"random": options.random, "layers": options.layers, "seed": options.seed},
         files=(
             TFLITE,
@@ -321,7 +299,9 @@ def predict_c(run: RunDir, images: Split) -> HopPrediction | None:
         return None
     compiler = compiler_name()
     inputs = quantize_pixels(images.images, run.contract()).reshape(len(images), -1)
-    with host_program(project) as (program, _), console.progress("C", len(images)) as bar:
+    with project_as(project, POSIX) as folder, console.progress("C", len(images)) as bar:
+        program = build_host(project, folder, layers=False)
+        program.self_test()
         rows = []
         for start in range(0, len(images), program.chunk):
             rows.append(program.run(inputs[start : start + program.chunk])[0])

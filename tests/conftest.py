@@ -4,6 +4,7 @@ Set before numpy or torch is imported: one thread a test process, and no spinnin
 """
 
 import os
+from pathlib import Path
 
 import pytest
 from host_tools import require_package
@@ -23,3 +24,23 @@ def tflite_micro() -> None:
 def tensorflow() -> None:
     """For tests that convert with TensorFlow."""
     require_package("tensorflow")
+
+
+@pytest.fixture(scope="session")
+def firmware(tflite_micro: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cortex-m-qemu project of `tiny_model`, prefix m, built for the default board.
+
+    It is every test's: one that changes a file takes a copy, which `make` finds up to date.
+    """
+    from int8_models import tiny_model
+    from qemu_engine import require_cross_tools, write_firmware
+
+    from ndtool.export import qemu
+    from ndtool.export.codegen.boards import DEFAULT_BOARD
+    from ndtool.export.tflite.reader import read_tflite
+
+    require_cross_tools()
+    folder = tmp_path_factory.mktemp("firmware") / "project"
+    write_firmware(read_tflite(tiny_model()), folder)
+    qemu.build(folder, "m", DEFAULT_BOARD)
+    return folder

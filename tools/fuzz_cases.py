@@ -30,11 +30,13 @@ from ndtool.types import Converter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "lib"))
 import single_op  # beside the tests that use it
-from float_ends import with_float_ends
+from ai_edge_litert import schema_py_generated as fb
+from float_ends import packed, with_float_ends
 from int8_network import network
 
 OPS_EACH: Final = 6  # files of each kind of operation
 SMALL_BYTES: Final = 16384  # files up to this are chosen four times in five
+REMADE: Final = 0.3  # share of files that are sound but say something else
 INTEGERS: Final = (0, 1, 2, 3, 4, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**16, 2**24, 2**26)
 EXTREMES: Final = (*INTEGERS, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**32 - 2, 2**32 - 4)
 FLOATS: Final = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-38, 1e-12, 1e12, 3e38, float("inf"), float("nan"))
@@ -116,7 +118,10 @@ def make_case(seeds: Sequence[Seed], seed: int, number: int) -> bytes:
     small = [s for s in seeds if len(s.data) <= SMALL_BYTES]
     chosen = rnd.choice(small if rnd.random() < 0.8 else seeds)
     data = bytearray(chosen.data)
-    for _ in range(rnd.choice((1, 1, 1, 2, 2, 3, 8))):
+    if rnd.random() < REMADE:
+        _remake(rnd, data, chosen, seeds)
+        return bytes(data)
+    for _ in range(rnd.choice((1, 1, 1, 1, 2, 3, 8))):
         if len(data) >= 8:
             rnd.choice(DAMAGES)(rnd, data, chosen, seeds)
     return bytes(data)
@@ -195,6 +200,44 @@ def _move(rnd: random.Random, data: bytearray, chosen: Seed, seeds: Sequence[See
     """Some bytes are missing, or there twice."""
     at, size = rnd.randrange(len(data)), rnd.choice((1, 2, 4, 16))
     data[at : at + size] = data[at : at + size] * rnd.choice((0, 2))
+
+
+def _remake(rnd: random.Random, data: bytearray, chosen: Seed, seeds: Sequence[Seed]) -> None:
+    """A sound file that says something else: fields changed by the schema's own object API."""
+    model = fb.ModelT.InitFromPackedBuf(chosen.data, 0)
+    graph = model.subgraphs[0]
+    for _ in range(rnd.choice((1, 1, 2, 3))):
+        holders = [graph, *graph.tensors, *graph.operators, *model.operatorCodes]
+        holders += [t.quantization for t in graph.tensors if t.quantization is not None]
+        options = [o.builtinOptions for o in graph.operators if o.builtinOptions is not None]
+        holder = rnd.choice(rnd.choice((holders, options or holders)))
+        fields = [k for k, v in vars(holder).items() if isinstance(v, int | float | np.ndarray)]
+        if fields:
+            name = rnd.choice(fields)
+            setattr(holder, name, _other_value(rnd, getattr(holder, name)))
+    try:
+        data[:] = packed(model)
+    except (TypeError, struct.error, OverflowError):
+        return  # the value does not fit its field
+
+
+def _other_value(rnd: random.Random, old: object) -> object:
+    """Another number, or another vector of numbers."""
+    if isinstance(old, np.ndarray):
+        values = old.tolist()
+        if values and rnd.random() < 0.7:
+            at = rnd.randrange(len(values))
+            values[at] = _other_value(rnd, values[at])
+            return values
+        return rnd.choice((values[:-1], values * 2, [*values, 1], values[::-1], []))
+    if isinstance(old, bool):
+        return not old
+    if isinstance(old, float):
+        scaled = max(min(old * 2.0 ** rnd.uniform(-40, 40), 3e38), -3e38)
+        return float(np.float32(rnd.choice((*FLOATS, scaled))))
+    assert isinstance(old, int)
+    nearby = (old - 1, old + 1, old * 2, -old)
+    return rnd.choice((*nearby, *nearby, rnd.randrange(-2, 20), rnd.choice(EXTREMES) - 2**31))
 
 
 DAMAGES: Final[tuple[Callable[[random.Random, bytearray, Seed, Sequence[Seed]], None], ...]] = (

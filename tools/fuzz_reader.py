@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import collections
-import hashlib
 import multiprocessing
+import re
 import resource
 import signal
 import sys
@@ -46,7 +46,7 @@ class Hang(BaseException):
 
 @dataclass(slots=True)
 class Tally:
-    """Cases by outcome, and one finding of each kind: its traceback, by where it was raised."""
+    """How many cases had each outcome, how many findings there are of each kind, and the time."""
 
     outcomes: collections.Counter[str] = field(default_factory=collections.Counter)
     findings: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -92,11 +92,12 @@ def finding_kind(error: BaseException) -> str:
 
 
 def save_finding(out: Path, kind: str, data: bytes, text: str) -> None:
-    """The file and what happened to it."""
+    """The first file of a kind and what happened to it."""
     out.mkdir(parents=True, exist_ok=True)
-    name = f"{kind.replace(' ', '-').replace(':', '-')}-{hashlib.sha256(data).hexdigest()[:8]}"
-    (out / f"{name}.tflite").write_bytes(data)
-    (out / f"{name}.txt").write_text(text)
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", kind)
+    if not (out / f"{name}.tflite").exists():
+        (out / f"{name}.tflite").write_bytes(data)
+        (out / f"{name}.txt").write_text(text)
 
 
 # ---------------------------------------------------------------------------------------- by number
@@ -152,12 +153,12 @@ def fuzz_by_number(files: Sequence[Path], seed: int, seconds: float, out: Path) 
                 sys.stdout.flush()
                 next_report += REPORT_S
         child.join()
-        if child.exitcode:
-            data = make_case(seeds, seed, number)
-            text = f"seed {seed}, case {number}: exit code {child.exitcode}\n"
-            save_finding(out, LOST, data, text)
-            tally.findings[LOST] += 1
-            tally.cpu_s = max(tally.cpu_s, before + 0.1)
+        if child.exitcode == 0:
+            break
+        data = make_case(seeds, seed, number)
+        text = f"seed {seed}, case {number}: exit code {child.exitcode}\n"
+        save_finding(out, LOST, data, text)
+        tally.findings[LOST] += 1
         number += 1
     return tally
 

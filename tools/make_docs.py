@@ -10,7 +10,7 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -203,12 +203,16 @@ def ir_page() -> str:
         "",
         "## Graph and tensors",
     ]
-    for cls in (ir.Graph, ir.Tensor, ir.Pads):
-        parts += _class_lines(cls)
+    for data in (ir.Graph, ir.Tensor, ir.Pads):
+        parts += [*_heading(data), *_attributes(data, set())]
     parts += ["", "## Operations"]
+    first: dict[int, str] = {}
     for cls, row in spec.SPEC.items():
-        roles = dict(row.operands(_numbered(cls)))
-        parts += [*_class_lines(cls, roles), *_rules(row.rules)]
+        operands = _operands(cls, row.operands(_numbered(cls)))
+        parts += [*_heading(cls), *table(("tensor", "what it is"), operands.values())]
+        parts += _attributes(cls, set(operands))
+        known = first.setdefault(id(row), cls.__name__)
+        parts += _rules(row.rules) if known == cls.__name__ else ["", f"Rules: those of {known}."]
     return "\n".join(parts) + "\n"
 
 
@@ -221,23 +225,34 @@ def _rules(rules: Mapping[str, str]) -> list[str]:
     return table(("rule", "demands"), ((f"`{rule}`", text) for rule, text in rules.items()))
 
 
-def _class_lines(cls: type, roles: Mapping[object, str] | None = None) -> list[str]:
-    """Heading, docstring and fields of a class; of an operation with the operands' `roles`."""
-    hints = get_type_hints(cls)
-    rows = []
+def _heading(cls: type) -> list[str]:
+    return ["", f"### {cls.__name__}", "", *_separated(paragraphs(cls.__doc__))]
+
+
+def _operands(cls: type, roles: Iterable[tuple[object, str]]) -> dict[str, tuple[str, str]]:
+    """Name -> cells of the fields that name tensors: `roles` by number, the others are written."""
+    known, hints, found = dict(roles), get_type_hints(cls), {}
     for number, field in enumerate(fields(cls)):
-        role = "" if roles is None else roles.get(number, "")
-        if not role and roles is not None and _names_tensors(hints[field.name]):
-            role = "what it writes: int8 activation, one scale"
-        rows.append((f"`{field.name}`", f"`{field.type}`", role or _values(hints[field.name])))
-    heading = ("field", "type", "")
-    return ["", f"### {cls.__name__}", "", *_separated(paragraphs(cls.__doc__))] + table(
-        heading, rows
-    )
+        if number in known:
+            found[field.name] = (f"`{field.name}`", str(known[number]))
+        elif _names_tensors(hints[field.name]):
+            found[field.name] = (f"`{field.name}`", "written: int8 activation, one scale")
+    return found
+
+
+def _attributes(cls: type, without: Set[str]) -> list[str]:
+    """One line with the fields that are not in `without`, their types and closed sets."""
+    hints = get_type_hints(cls)
+    words = [
+        f"`{field.name}: {field.type}`{_members(hints[field.name])}"
+        for field in fields(cls)
+        if field.name not in without
+    ]
+    return ["", f"Fields: {', '.join(words)}."] if words else []
 
 
 def _numbered(cls: type) -> Any:
-    """An operation that names, for its field number n, tensor n."""
+    """An operation whose field number n names tensor n."""
     values: dict[str, object] = {}
     for number, field in enumerate(fields(cls)):
         hint = get_type_hints(cls)[field.name]
@@ -251,10 +266,11 @@ def _names_tensors(hint: object) -> bool:
     return hint is TensorId or TensorId in get_args(hint)
 
 
-def _values(hint: object) -> str:
-    """The members of closed sets in a field's type."""
+def _members(hint: object) -> str:
+    """` (SAME or VALID)`: the members of closed sets in a field's type."""
     sets = [s for s in (hint, *get_args(hint)) if isinstance(s, type) and issubclass(s, Enum)]
-    return ", ".join(str(member) for found in sets for member in found)
+    members = [str(member) for found in sets for member in found]
+    return f" ({', '.join(members[:-1])} or {members[-1]})" if members else ""
 
 
 PAGES = {

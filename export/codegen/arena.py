@@ -105,7 +105,7 @@ def program_overlaps(program: Program, blocks: Mapping[str, Block]) -> tuple[Ove
         for x, found in rules.items():
             read = {tensor for tensor in call.reads if tensor_block(program, tensor) == x}
             ends_here = blocks[x].last == index and blocks[out].first == index
-            if x != out and ends_here and read == {rule.x for rule in found}:
+            if ends_here and read == {rule.x for rule in found}:
                 low = max((rule.low for rule in found if rule.low is not None), default=None)
                 high = min((rule.high for rule in found if rule.high is not None), default=None)
                 overlaps.append(Overlap(before=x, after=out, low=low, high=high))

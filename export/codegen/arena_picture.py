@@ -128,6 +128,7 @@ def arena_svg(program: Program, plan: ArenaPlan, title: str) -> bytes:
     width = scale.right + RIGHT
     height = TOP + PLOT_HEIGHT + (TITLE_DEPTH if scale.is_titled else PLAIN_DEPTH)
     apart = sum(block.size for block in blocks.values())
+    count = "1 call" if len(rows) == 1 else f"{len(rows)} calls"
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" height="{height:.0f}" role="img">',
@@ -137,7 +138,7 @@ def arena_svg(program: Program, plan: ArenaPlan, title: str) -> bytes:
         'patternTransform="rotate(45)"><path class="hatch" d="M0 0V6"/></pattern>',
         f'<rect class="page" width="{width:.0f}" height="{height:.0f}"/>',
         f'<text class="head" x="{LEFT}" y="26">{_text(title)}</text>',
-        f'<text class="soft" x="{LEFT}" y="45">{calls} calls; all blocks side by side would take '
+        f'<text class="soft" x="{LEFT}" y="45">{count}; all blocks side by side would take '
         f"{apart:,} bytes</text>",
         *_key(),
         *_axes(rows, scale),
@@ -226,7 +227,8 @@ def _block_shapes(
         extent = Extent(offset=plan.offsets[name], size=block.size)
         last = min(block.last, scale.calls - 1)
         size = f"{block.size:,} bytes at {extent}"
-        tip = (*tensors.get(name, ["scratch"]), size, f"calls {block.first} to {last}")
+        when = f"calls {block.first} to {last}" if block.first < last else f"call {block.first}"
+        tip = (*tensors.get(name, ["scratch"]), size, when)
         kind = ends.get(name, "tensor" if name in tensors else "scratch")
         yield f'<g class="block {kind}"><title>{"&#10;".join(map(_text, tip))}</title>'
         yield f"{scale.box(block.first, last, extent).rect()}</g>"

@@ -6,7 +6,8 @@ Pure text: what stands around it is in the templates. Lines are laid out as clan
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +18,7 @@ from ndtool.export.codegen.engine import Compiled
 from ndtool.export.codegen.layers import BEFORE, Layer, formed_layers
 from ndtool.export.codegen.program import Arg, Call, Read, Scratch, Struct, Table, Write
 from ndtool.export.codegen.strings import WIDTH, c_comment, number_rows, word_rows
-from ndtool.export.int8.ir import Tensor, TensorId, op_outputs
+from ndtool.export.int8.ir import Tensor, TensorId
 
 # Longer tables of bytes are 32-bit words: a fourth of the compile time (users.md, 4)
 MAX_BYTE_TABLE: Final = 256
@@ -77,14 +78,14 @@ def emit_program(compiled: Compiled, *, prefix: str) -> ProgramText:
     """The texts of one model; equal tables, and equal structs, are emitted once."""
     tables = _shared_tables(compiled.program.calls, prefix)
     layers = formed_layers(compiled)
-    hook = f"{prefix.upper()}_ON_LAYER"
+    hooks = _hooks(f"{prefix.upper()}_ON_LAYER", layers)
     structs = _shared_structs(compiled.program.calls)
-    paragraphs = ["\n".join(_hooks(hook, layers, BEFORE))]
+    paragraphs = ["\n".join(hooks[BEFORE])]
     for index, call in enumerate(compiled.program.calls):
         lines = [
             _call_comment(compiled, index, call),
             _call_statement(compiled, index, call, structs, tables),
-            *_hooks(hook, layers, index),
+            *hooks[index],
         ]
         paragraphs.append("\n".join(lines))
     return ProgramText(
@@ -176,17 +177,18 @@ def _call_statement(
     return "\n".join(lines)
 
 
-def _hooks(name: str, layers: Sequence[Layer], after: int) -> Iterator[str]:
+def _hooks(name: str, layers: Sequence[Layer]) -> Mapping[int, Sequence[str]]:
+    """The lines behind each call, by its index; none behind a call that completes no tensor."""
+    lines = defaultdict[int, list[str]](list)
     for number, layer in enumerate(layers):
-        if layer.after == after:
-            yield f"{_INDENT}{name}({number}, a + {layer.offset});"
+        lines[layer.after].append(f"{_INDENT}{name}({number}, a + {layer.offset});")
+    return lines
 
 
 def _call_comment(compiled: Compiled, index: int, call: Call) -> str:
     """Index, operation, the tensor's name in the file; what it reads and writes, and where."""
     graph = compiled.program.graph
-    outs = op_outputs(compiled.graph.ops[call.op])
-    name = _shortened(c_comment(compiled.graph.tensor(outs[0]).name))
+    name = _shortened(c_comment(compiled.graph.tensor(call.out).name))
     heading = f"{_INDENT}/* {index}  {call.title}  {name}"
     cells = []
     for role, tensors in (("in", dict.fromkeys(call.reads)), ("out", (call.out,))):

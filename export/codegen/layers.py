@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -39,10 +40,12 @@ def formed_layers(compiled: Compiled) -> tuple[Layer, ...]:
     last = {call.out: index for index, call in enumerate(program.calls)}
     order = [(BEFORE, tensor) for tensor in program.graph.inputs]
     order += sorted((index, tensor) for tensor, index in last.items())
+    aliases = defaultdict[TensorId, list[TensorId]](list)
+    for tensor in sorted(program.aliases):
+        aliases[program.storage(tensor)].append(tensor)
     found = []
     for after, storage in order:
-        aliases = sorted(t for t in program.aliases if program.storage(t) == storage)
-        formed = aliases if after == BEFORE else [storage, *aliases]
+        formed = [*([] if after == BEFORE else [storage]), *aliases[storage]]
         found += [_layer(compiled, tensor, after) for tensor in formed]
     return tuple(found)
 

@@ -38,15 +38,18 @@ _HEADERS: Final = """
     termios tgmath threads time trace uchar ulimit unistd utime utmpx wchar wctype wordexp
 """
 HEADERS: Final = frozenset(_HEADERS.split())
-OURS: Final = frozenset({"nd", "nd_status"})  # of the runtime, beside its files
+OURS: Final = frozenset({"nd", "nd_assert", "nd_status"})  # of the runtime, beside its files
+# Ends of the files that a model `x` has beside x.h and x.c. A model `x_data` would have an x_data.h
+# of another meaning, with the same include guard, and build files would take it for a part of x.
+FILE_ENDS: Final = ("_data", "_golden", "_labels", "_layers", "_main", "_pixels", "_tflm")
 
 
 def check_prefix(prefix: str) -> str:
     """The prefix itself when every name made of it is a legal, unreserved identifier.
 
     Raises:
-        ConfigError: wrong characters or length, a keyword, a standard header's name, or one of the
-            runtime's.
+        ConfigError: wrong characters or length, a keyword, the name of a standard header or of
+            the runtime, or the end of a project's files.
     """
     if _PREFIX.fullmatch(prefix) is None:
         fault = "must match [a-z][a-z0-9_]{0,40}"
@@ -58,6 +61,8 @@ def check_prefix(prefix: str) -> str:
         fault = "is the name of a standard header"
     elif prefix in OURS or prefix in runtime_stems():
         fault = "is used by the runtime itself"
+    elif prefix.endswith(FILE_ENDS):
+        fault = f"must not end with _{prefix.rpartition('_')[2]}, as a model's own files do"
     else:
         return prefix
     raise ConfigError(

@@ -175,7 +175,8 @@ OPERATORS: Final = (
     Operator(
         name="SOFTMAX",
         kernels=("nd_softmax_s8",),
-        supported="any shape, up to 4,095 classes, any beta",
+        supported="any shape, up to 4,095 classes, any beta; where a row's exponentials sum to 512 "
+        "or more TFLM's result is undefined, and C gives shares of 0",
         refused="an output that has not scale 1/256 and zero point -128; "
         "beta times the input scale under 2^-26",
         in_place=_OVER_INPUT,

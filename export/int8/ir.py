@@ -1,4 +1,4 @@
-"""The one int8 IR: made by the converter, read from a .tflite, used by lint, analyze and codegen.
+"""The one int8 IR: made by the converter, read from a .tflite, used by lint, reference and codegen.
 
 Tensors are numbered, as in a .tflite; op attributes are typed. Layouts are TFLite's: activations
 NHWC, convolution weights (c_out, kh, kw, c_in), depthwise (1, kh, kw, c_in * multiplier), fully

@@ -2,8 +2,8 @@
 
 `verify` is called after reading, after conversion and after every pass: what follows it (the
 reference, the writer, the planner, the C generator) relies on each rule and checks none again.
-A rule is there because TFLM refuses, aborts or computes nonsense without a word (quantisation,
-1.1 and 1.2), because C would be undefined (section 2, rules 7 and 8), or to bound hostile files.
+A rule is there because TFLM refuses, aborts or computes nonsense without a word, because C would
+be undefined, or to bound hostile files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * nd_pad_s8.c - PAD with one value.
- *   out = fill, but out[first + block * block_step + plane * plane_step + row * row_step + i] is
- * the next byte of in, i < n in     int8[blocks][planes][rows][n] out    int8[bytes]; no overlap
- * with in Same bytes as TFLM's reference_ops::Pad.
+ *   out[first + block * block_step + plane * plane_step + row * row_step + i] = in's next byte,
+ *   i < n, row after row; every other byte of out is fill
+ *
+ * in     int8[blocks][planes][rows][n]
+ * out    int8[bytes]; no overlap with in
+ * Same bytes as TFLM's reference_ops::Pad.
  */
 #include "nd_pad_s8.h"
 

@@ -159,7 +159,7 @@ RandomInputs = Annotated[
 ]
 LayersOpt = Annotated[
     bool | None,
-    typer.Option("--layers/--no-layers", help="Compare every tensor the C forms. [on the host]"),
+    typer.Option("--layers/--no-layers", help="Every tensor of made inputs too. [on the host]"),
 ]
 MaxDrop = Annotated[
     float,

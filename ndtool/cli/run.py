@@ -30,7 +30,7 @@ def run(
 ) -> None:
     """Train, export --int8, codegen, verify and check, skipping what is up to date.
 
-    Every tensor of the C is verified on this machine, and in QEMU where the tools are.
+    Every tensor of the C is verified on this machine, its outputs in QEMU where the tools are.
     """
     if ctx.params.get("config") is not None:
         from ndtool.prepare import require_trainable_config

@@ -29,7 +29,11 @@ def verify(
     force: Force = False,
     **values: Any,
 ) -> None:
-    """Build the C, run it, compare every byte with TFLite Micro; exit 6 if one differs."""
+    """Build the C, run it, compare every byte with TFLite Micro; exit 6 if one differs.
+
+    Compared are the outputs of made inputs, of the project's golden vectors and, of a run on the
+    host, of all test images; with --layers also every tensor that the C forms of the made inputs.
+    """
     from ndtool.export.c_project import is_project
 
     options = build(VERIFY, values)
@@ -66,7 +70,7 @@ def verify_run(
             write_config(run, "verify", asdict(options), given)
     _show(figures, options)
     document: dict[str, object] = {"schema": "ndtool.verify/1", "run": str(run.path)}
-    document |= {"on": options.on, **figures}
+    document |= {"on": options.on, "random": options.random, **figures}
     if profile:
         document |= _profile(count_instructions(require_run_project(run), options.on))
     return document
@@ -87,18 +91,23 @@ def _verify_folder(folder: Path, options: VerifyOptions, *, profile: bool) -> di
         "schema": "ndtool.verify/1",
         "project": str(folder),
         "on": options.on,
+        "random": options.random,
         "models": models,
     }
 
 
 def _show(figures: Mapping[str, object], options: VerifyOptions) -> None:
-    """The line of users.md, 2.9, as far as it is known."""
+    """What was found equal, then sizes and counts as far as they are known."""
+    from ndtool.export.verify_run import settled
+
     exact = next(value for key, value in figures.items() if key.startswith("bit_exact"))
     count = next(value for key, value in figures.items() if key.startswith("verified_tensors"))
     words = {"arena_bytes": "arena", "weights_bytes": "weights", "flash_bytes": "flash"}
     words |= {"code_bytes": "code", "stack_bytes": "stack"}
-    compared = f"{count} tensor{'' if count == 1 else 's'} each"
-    parts = [f"bit-exact {exact} ({options.on}, {compared})"]
+    compared = "outputs"
+    if settled(options).layers:
+        compared += f", of {options.random} all {count} tensors"
+    parts = [f"bit-exact {exact} ({options.on}: {compared})"]
     parts += [f"{word} {figures[key]:,} B" for key, word in words.items() if key in figures]
     for key, value in figures.items():
         if key.startswith("instructions_"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from c_projects import write_c_project
-from command import Done, ndtool
+from command import Done, ndtool, ndtool_here
 from host_tools import require_tool
 from int8_models import tiny_model
 
@@ -48,16 +48,24 @@ def project(made: Path, tmp_path: Path) -> Path:
 def test_a_project_folder(project: Path) -> None:
     done = ndtool("verify", "c", "--random", "8", cwd=project.parent)
     assert done.code == 0, done.err
-    assert "bit-exact 10/10 (host, 3 tensors each)" in done.out and "arena" in done.out
-    again = ndtool("verify", "c", "--random", "8", "--no-layers", "--json", cwd=project.parent)
-    document = again.document
+    assert "bit-exact 10/10 (host: outputs, of 8 all 3 tensors)" in done.out
+    assert "arena" in done.out
+
+
+def test_a_project_folder_without_layers(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("verify", project, "--random", "8", "--no-layers")
+    document = ndtool_here(*args, "--json", capsys=capsys).document
     assert (document["schema"], document["on"]) == ("ndtool.verify/1", "host")
+    assert document["random"] == 8
     assert document["models"][0]["verified_tensors"] == 1
+    assert document["models"][0]["bit_exact"] == "10/10"
+    assert "10/10 (host: outputs)  " in ndtool_here(*args, capsys=capsys).out
 
 
-def test_two_models_in_one_folder(project: Path) -> None:
+def test_two_models_in_one_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_c_project(tiny_model(classes=4), project, prefix="other")
-    document = ndtool("verify", "c", "--random", "4", "--json", cwd=project.parent).document
+    args = ("verify", project, "--random", "4", "--json")
+    document = ndtool_here(*args, capsys=capsys).document
     assert [row["prefix"] for row in document["models"]] == ["nd_model", "other"]
     assert {row["bit_exact"] for row in document["models"]} == {"6/6"}
 
@@ -114,28 +122,37 @@ def crash(folder: Path) -> None:
     ],
 )
 def test_one_line_and_a_code(
-    project: Path, change: Callable[[Path], object], args: tuple[str, ...], code: int, words: str
+    project: Path,
+    change: Callable[[Path], object],
+    args: tuple[str, ...],
+    code: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     change(project)
-    done = ndtool("verify", "c", "--random", "2", *args, cwd=project.parent)
+    done = ndtool_here("verify", project, "--random", "2", *args, capsys=capsys)
     lines = [row for row in done.err.splitlines() if not row.startswith("ndtool: warning: ")]
     assert (done.code, len(lines), done.out) == (code, 1, ""), done
     assert lines[0].startswith("ndtool: error: ") and words in lines[0]
 
 
-def test_a_program_that_hangs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ndtool.cli.main import main
+def test_a_program_that_hangs(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from ndtool.export import host_binary
 
-    monkeypatch.setattr(host_binary, "START_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(host_binary, "START_TIMEOUT_S", 0.1)
     hang(project)
-    assert main(["verify", str(project), "--random", "2"]) == 6
+    done = ndtool_here("verify", project, "--random", "2", capsys=capsys)
+    assert done.code == 6 and "does not end within 1 s" in done.err
 
 
 @pytest.mark.parametrize("on", ["host", "qemu"])
-def test_a_missing_tool_is_seven_with_the_line_that_installs_it(project: Path, on: str) -> None:
-    env = empty_path(project.parent)
-    done = ndtool("verify", "c", "--on", on, "--json", cwd=project.parent, env=env)
+def test_a_missing_tool_is_seven_with_the_line_that_installs_it(
+    project: Path, on: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    done = ndtool_here("verify", project, "--on", on, "--json", capsys=capsys)
     document = done.document
     assert (done.code, document["exit"], document["code"]) == (7, 7, "tool.missing")
     assert document["install"].startswith("apt-get install")
@@ -156,7 +173,7 @@ def test_a_run_is_verified_once_and_again_when_its_c_changes(tiny: Path) -> None
     (tiny / POSIX / "nd_model.h").write_text(f"{(tiny / POSIX / 'nd_model.h').read_text()}\n")
     done = ndtool("verify", "tiny", "--random", "4", cwd=tiny)
     assert "codegen/posix/nd_model.h changed" in done.err and done.code == 0
-    assert "is not what codegen wrote" in done.err
+    assert "not what codegen wrote: nd_model.h [" in done.err
 
 
 def test_check_fails_when_one_byte_of_the_c_is_another(tiny: Path) -> None:
@@ -236,7 +253,7 @@ def test_qemu_from_a_posix_project_with_a_profile(tiny: Path) -> None:
     done = ndtool("verify", "tiny", *args, cwd=tiny)
     assert done.code == 0, done.err
     document = done.document
-    assert document["bit_exact_cortex_m3"] == "3/3"
+    assert document["bit_exact_cortex_m3"] == "11/11"  # eight golden vectors
     total = sum(row["instructions"] for row in document["profile"])
     assert total == document["instructions_cortex_m3"]
 

@@ -1,5 +1,6 @@
 """What is believed of a C project's marker, and what a copy of the folder holds."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -7,14 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from array_models import tiny_contract
 from c_projects import write_c_project
 from int8_models import tiny_model
 
+from ndtool.contract import unit_normalize
 from ndtool.errors import InputError
 from ndtool.export import c_project
-from ndtool.export.c_project import CProject, is_project, load_projects, private_copy
+from ndtool.export.c_project import (
+    CProject,
+    is_project,
+    load_projects,
+    private_copy,
+    project_as,
+)
 
 Marker = dict[str, Any]
+CONTRACT = tiny_contract(unit_normalize(1))
+CONTRACT_FACTS = json.loads(CONTRACT.canonical_json())
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +62,7 @@ def code_of(folder: Path) -> str:
 def test_a_good_project(folder: Path) -> None:
     (project,) = load_projects(folder)
     assert isinstance(project, CProject)
-    assert (project.prefix, project.template, project.golden) == ("nd_model", "posix", 2)
+    assert (project.prefix, project.template) == ("nd_model", "posix")
     assert (project.input_bytes, project.output_bytes) == (36, 3)
     assert [project.graph.tensor(layer.tensor).name for layer in project.layers][-1] == "logits"
     assert project.layer_bytes == sum(layer.bytes for layer in project.layers)
@@ -122,17 +133,33 @@ def put(*keys: str | int, value: object) -> Callable[[Marker], object]:
         put("files", "../../etc/passwd", value="0" * 64),
         put("tflite", value="/etc/passwd"),
         put("tflite", value="../model.tflite"),
-        put("golden", value=None),
-        put("golden", "count", value="many"),
-        put("golden", "count", value=-1),
-        put("golden", "count", value=10**9),
+        put("layers", 0, "bytes", value=int("9" * 4000)),
+        put("layers", 0, "constants", value={"9" * 4000: 1}),
         put("arena_bytes", value="x"),
+        put("arena_bytes", value=-1),
+        put("weights_bytes", value=10**30),
+        put("contract", value={"version": int("9" * 4000)}),
+        put("contract", value=CONTRACT_FACTS | {"labels": ["one"]}),
         lambda marker: marker.pop("layers") and marker.pop("model_sha256"),
     ],
 )
 def test_a_crafted_marker_is_refused(folder: Path, change: Callable[[Marker], object]) -> None:
     edit(folder, change)
     assert code_of(folder) == "verify.marker"
+
+
+def test_numbers_that_are_no_numbers_are_refused(folder: Path) -> None:
+    path = folder / "nd_model.json"
+    for value in ("1e400", "1" + "0" * 5000, "NaN", "[" * 100_000 + "]" * 100_000):
+        edit(folder, put("arena_bytes", value="HERE"))
+        path.write_text(path.read_text().replace('"HERE"', value))
+        assert code_of(folder) == "verify.marker"
+        path.write_text(path.read_text().replace(value, "1"))
+
+
+def test_a_contract_is_read(folder: Path) -> None:
+    edit(folder, put("contract", value=CONTRACT_FACTS))
+    assert load_projects(folder)[0].contract == CONTRACT
 
 
 def test_removed_channels_are_taken(folder: Path) -> None:
@@ -149,12 +176,20 @@ def test_removed_channels_are_taken(folder: Path) -> None:
 def test_a_copy_has_everything_but_build_outputs(folder: Path) -> None:
     (folder / "build").mkdir()
     (folder / "build" / "nd_model_host").write_text("stale")
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "shared.h").write_text("/* shared */")
     (folder / "own.h").write_text("/* the user's */")
+    (folder / "linked.h").symlink_to(outside / "shared.h")
+    for name, target in (("away", outside), ("loop", folder), ("zero", "/dev/zero"), ("gone", "x")):
+        (folder / name).symlink_to(target)
     os.mkfifo(folder / "pipe")
     with private_copy(folder) as copy:
         names = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
-        assert "own.h" in names and "nd_runtime/nd_runtime.c" in names
-        assert not any(name.startswith(("build", "pipe")) for name in names)
+        assert {"own.h", "linked.h", "nd_runtime/nd_runtime.c"} <= names
+        left_out = ("build", "pipe", "away", "loop", "zero", "gone")
+        assert not any(name.startswith(left_out) for name in names)
+        assert not any(path.is_symlink() for path in copy.rglob("*"))
         (copy / "nd_model.c").write_text("")
     assert not copy.exists() and (folder / "nd_model.c").stat().st_size > 0
 
@@ -163,3 +198,34 @@ def test_a_home_folder_is_not_copied(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(c_project, "MAX_COPY_FILES", 10)
     with pytest.raises(InputError, match="far more"), private_copy(folder):
         pass
+
+
+def test_a_full_disk_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+
+    monkeypatch.setattr(c_project.shutil, "copyfile", full)
+    words = r"No space left.* to .*ndtool-build-.*TMPDIR"
+    with pytest.raises(InputError, match=words) as refusal, private_copy(folder):
+        pass
+    assert refusal.value.code == "verify.copy"
+
+
+@pytest.mark.parametrize("made", ["posix", "cortex-m-qemu", "cmake"])
+@pytest.mark.parametrize("wanted", ["posix", "cortex-m-qemu"])
+def test_another_form_keeps_the_project_s_own_c(
+    tflite_micro: None, tmp_path: Path, made: str, wanted: str
+) -> None:
+    project = write_c_project(tiny_model(), tmp_path / "project", template=made)
+    own = [name for name in project.files if name.endswith((".c", ".h"))]
+    own = [name for name in own if name != "nd_model_main.c"]
+    for name in own:
+        (project.folder / name).write_text(f"/* by hand: {name} */")
+    (project.folder / own[0]).unlink()
+    with project_as(project, wanted) as copy:
+        assert not (copy / own[0]).exists()
+        assert all((copy / name).read_text() == f"/* by hand: {name} */" for name in own[1:])
+        main = (copy / "nd_model_main.c").read_text()
+        assert ("semihost" in main) == (wanted == "cortex-m-qemu")
+        assert wanted == "posix" or (copy / "board/startup.c").is_file()
+        assert (copy / "Makefile").is_file()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from int8_models import tiny_model
-from qemu_engine import require_cross_tools, write_firmware
+from qemu_engine import require_cross_tools
 
 from ndtool.errors import InputError
 from ndtool.export import qemu
@@ -18,29 +18,20 @@ from ndtool.export.tflite.reader import read_tflite
 M4 = "mps2-an386"
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    require_cross_tools()
-    folder = tmp_path_factory.mktemp("firmware")
-    write_firmware(read_tflite(tiny_model()), folder, prefix="nd_model")
-    qemu.build(folder, "nd_model", M4)
-    return folder
-
-
 @pytest.fixture
-def firmware(built: Path, tmp_path: Path) -> Path:
+def own(firmware: Path, tmp_path: Path) -> Path:
     """A built project of one's own, to change and build again."""
-    return shutil.copytree(built, tmp_path / "firmware")
+    return shutil.copytree(firmware, tmp_path / "firmware")
 
 
-def facts_of(folder: Path, prefix: str = "nd_model") -> ElfFacts:
-    return read_elf_facts(qemu.build(folder, "nd_model", M4), prefix)
+def facts_of(folder: Path, prefix: str = "m") -> ElfFacts:
+    return read_elf_facts(qemu.build(folder, "m", M4), prefix)
 
 
 def add_variable(folder: Path, file: str, line: str) -> None:
     """Define `line` in `file` and use it in main, so that the linker keeps it."""
     (name,) = re.findall(r"(\w+)\[", line)
-    source, main = folder / file, folder / "nd_model_main.c"
+    source, main = folder / file, folder / "m_main.c"
     source.write_text(f"{source.read_text()}\n#include <stdint.h>\n{line}\n")
     start = "int main(void)\n{"
     assert start in main.read_text()
@@ -48,9 +39,9 @@ def add_variable(folder: Path, file: str, line: str) -> None:
     main.write_text(main.read_text().replace(start, use))
 
 
-def test_sizes_are_the_model_s_and_the_engine_s(built: Path) -> None:
-    facts = facts_of(built)
-    text = emit_program(compile_graph(read_tflite(tiny_model())), prefix="nd_model")
+def test_sizes_are_the_model_s_and_the_engine_s(firmware: Path) -> None:
+    facts = facts_of(firmware)
+    text = emit_program(compile_graph(read_tflite(tiny_model())), prefix="m")
     assert facts.flash_bytes == facts.code_bytes + facts.const_bytes
     # structs, words and the filling of tables of words
     assert text.weights_bytes <= facts.const_bytes <= text.weights_bytes + 800
@@ -58,12 +49,12 @@ def test_sizes_are_the_model_s_and_the_engine_s(built: Path) -> None:
     assert (facts.ram_bytes, facts.ram) == (0, ())
 
 
-@pytest.mark.parametrize("file", ["nd_model_golden.c", "board/startup.c"])
-def test_what_is_not_the_model_s_does_not_count(file: str, firmware: Path) -> None:
-    before, elf = facts_of(firmware), firmware / f"build/{M4}/nd_model.elf"
+@pytest.mark.parametrize("file", ["m_golden.c", "board/startup.c"])
+def test_what_is_not_the_model_s_does_not_count(file: str, own: Path) -> None:
+    before, elf = facts_of(own), own / f"build/{M4}/m.elf"
     size = elf.stat().st_size
-    add_variable(firmware, file, "uint8_t more[5000] = {1};")
-    assert facts_of(firmware) == before
+    add_variable(own, file, "uint8_t more[5000] = {1};")
+    assert facts_of(own) == before
     assert elf.stat().st_size > size + 5000
 
 
@@ -71,20 +62,20 @@ def test_what_is_not_the_model_s_does_not_count(file: str, firmware: Path) -> No
     ("line", "section", "stored"),
     [("uint8_t state[40];", ".bss.state", 0), ("uint8_t state[40] = {1};", ".data.state", 40)],
 )
-def test_state_is_found(line: str, section: str, stored: int, firmware: Path) -> None:
+def test_state_is_found(line: str, section: str, stored: int, own: Path) -> None:
     """Initial values lie in flash too."""
-    before = facts_of(firmware)
-    add_variable(firmware, "nd_model_data.c", line)
-    facts = facts_of(firmware)
-    assert facts.ram == (f"nd_model_data.o {section}",)
+    before = facts_of(own)
+    add_variable(own, "m_data.c", line)
+    facts = facts_of(own)
+    assert facts.ram == (f"m_data.o {section}",)
     assert facts.ram_bytes == 40
     assert facts.flash_bytes == before.flash_bytes + stored
 
 
-def test_functions_are_named_and_even(built: Path) -> None:
-    found = functions(qemu.build(built, "nd_model", M4))
+def test_functions_are_named_and_even(firmware: Path) -> None:
+    found = functions(qemu.build(firmware, "m", M4))
     names = [function.name for function in found]
-    assert {"nd_model_run", "nd_conv_s8", "main", "reset_handler"} <= set(names)
+    assert {"m_run", "nd_conv_s8", "main", "reset_handler"} <= set(names)
     addresses = [function.address for function in found]
     assert addresses == sorted(set(addresses))
     assert all(address % 2 == 0 for address in addresses)
@@ -123,9 +114,9 @@ Linker script and memory map
 """
 
 
-def test_map_is_read_line_by_line(firmware: Path) -> None:
+def test_map_is_read_line_by_line(own: Path) -> None:
     """Long names, fill, debug sections, discarded ones, other models and archives."""
-    elf = qemu.build(firmware, "nd_model", M4)
+    elf = qemu.build(own, "m", M4)
     elf.with_suffix(".map").write_text(MAP)
     facts = read_elf_facts(elf, "m")
     assert (facts.code_bytes, facts.const_bytes) == (0x20 + 0x40, 0x80)
@@ -133,14 +124,14 @@ def test_map_is_read_line_by_line(firmware: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\x00", b"something else\n"])
-def test_no_map(firmware: Path, content: bytes | None) -> None:
-    elf = qemu.build(firmware, "nd_model", M4)
+def test_no_map(own: Path, content: bytes | None) -> None:
+    elf = qemu.build(own, "m", M4)
     path = elf.with_suffix(".map")
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"map.*build it with the Makefile"):
-        read_elf_facts(elf, "nd_model")
+        read_elf_facts(elf, "m")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x7fELF", b"#!/bin/sh\n"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import int8_models
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from array_models import tiny_contract
 from engine_graphs import two_ports
+from float_ends import with_float_ends
 from host_tools import C99, compile_ok
 from shared_models import shared_model
 from tflm import run_tflm
@@ -17,6 +19,7 @@ from ndtool.contract import Contract, InputSpec, Resize, unit_normalize
 from ndtool.errors import ConfigError, ContractError, InputError, require
 from ndtool.export.codegen import tflm
 from ndtool.export.codegen.array import ArrayModel, emit_array
+from ndtool.export.codegen.model import Model
 from ndtool.export.firmware import Source, build_array_model, build_engine_model
 from ndtool.export.runners import tflm_arena_bytes
 from ndtool.export.tflite.reader import read_tflite
@@ -34,6 +37,9 @@ CONTRACT = Contract(
 )
 TFLITE = int8_models.tiny_model(classes=3, side=SIDE)
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, SIDE, SIDE, 1)).astype(np.uint8)
+
+
+Builder = Callable[..., Model]
 
 
 def source(
@@ -175,3 +181,17 @@ def test_project_of_a_foreign_model_compiles(name: str, tmp_path: Path) -> None:
     for file, data in emit_array(model).items():
         (tmp_path / file).write_bytes(data)
     compile_ok(C99, sorted(tmp_path.glob("*.c")), "-c", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("build_model", [build_array_model, build_engine_model])
+def test_a_file_with_float_ends_becomes_its_int8_part(build_model: Builder) -> None:
+    """What the project ships and is compared with takes and gives what the C interface does."""
+    graph = read_tflite(TFLITE)
+    made = source(tflite=with_float_ends(graph), golden=2)
+    model = build_model(made, progress=lambda done: None)
+    assert model.graph.ops == graph.ops
+    assert model.graph == read_tflite(model.tflite)
+    plain = build_model(source(golden=2), progress=lambda done: None)
+    assert np.array_equal(model.golden.outputs, plain.golden.outputs)
+    (ours,) = run_tflm(model.tflite, model.golden.inputs.reshape(2, SIDE, SIDE, 1))
+    assert np.array_equal(ours.reshape(2, -1), model.golden.outputs)

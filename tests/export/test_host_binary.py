@@ -28,7 +28,6 @@ def program(folder: Path, script: str, *, layers: bool = False) -> HostProgram:
         layers=(Layer(tensor=TensorId(8), name="logits", bytes=6, channels=3),),
         files={},
         contract=None,
-        golden=2,
         arena_bytes=None,
         weights_bytes=None,
     )
@@ -77,9 +76,18 @@ def test_no_program_is_a_plain_error(tmp_path: Path) -> None:
 
 
 def test_a_failing_self_test(tmp_path: Path) -> None:
-    program(tmp_path, 'test "$#" = 0').self_test()
     with pytest.raises(MismatchError, match="exit status 1: golden"):
         program(tmp_path, "echo golden vector 1; exit 1").self_test()
+
+
+def test_the_self_test_counts_what_it_ran(tmp_path: Path) -> None:
+    """The figure is what was run, not what a marker says."""
+    words = "nd_model: 12 golden vectors: ok"
+    assert program(tmp_path, f'test "$#" = 0 && echo {words}').self_test() == 12
+    for said in ("", "other: 12 golden vectors: ok", words + "ay", "nd_model: 12 vectors: ok"):
+        with pytest.raises(MismatchError, match="does not say") as caught:
+            program(tmp_path, f"echo '{said}'").self_test()
+        assert caught.value.code == "verify.self-test"
 
 
 def test_chunks_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,17 @@
 
 import ctypes
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from int8_models import tiny_model
-from qemu_engine import require_cross_tools, write_firmware, write_script
+from qemu_engine import require_cross_tools, write_script
 
 from ndtool.errors import InputError, ToolMissingError
 from ndtool.export import qemu
 from ndtool.export.profile import cache_folder, plugin_path, profile
-from ndtool.export.tflite.reader import read_tflite
 
 M4 = "mps2-an386"
 SAMPLE = bytes(36)
@@ -48,18 +47,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("counted")
-    write_firmware(read_tflite(tiny_model()), folder)
+def counted(firmware: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("counted") / "project"
+    shutil.copytree(firmware, folder)
     (folder / "m.c").write_text(COUNTED)
     return folder
 
 
 @pytest.fixture(scope="module")
-def elf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("firmware")
-    write_firmware(read_tflite(tiny_model()), folder)
-    return qemu.build(folder, "m", M4)
+def elf(firmware: Path) -> Path:
+    return qemu.build(firmware, "m", M4)
 
 
 @pytest.mark.parametrize("board", ["mps2-an385", M4, "mps3-an547"])

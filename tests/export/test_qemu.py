@@ -1,11 +1,12 @@
 """Programs in QEMU: what comes back, and that no program can hang or crash the caller."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from int8_models import tiny_model
-from qemu_engine import require_cross_tools, write_firmware, write_script
+from qemu_engine import write_script
 from tflm import run_tflm
 
 from ndtool.errors import ConfigError, InputError, MismatchError, ToolMissingError
@@ -20,11 +21,10 @@ int main(void) {{ {body} return 0; }}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(firmware: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The firmware of a tiny model, and beside it small programs of one line each."""
-    require_cross_tools()
-    folder = tmp_path_factory.mktemp("firmware")
-    write_firmware(read_tflite(tiny_model()), folder)
+    folder = tmp_path_factory.mktemp("programs") / "project"
+    shutil.copytree(firmware, folder)
     bodies = {
         "unmapped": "return *(volatile int *)0xF0000000;",
         "undefined": '__asm volatile("udf #0");',
@@ -67,6 +67,11 @@ def test_layers_are_tflms(project: Path) -> None:
     assert done.layers == wanted
     assert done.outputs == parts[-1].tobytes()
     assert done.stack_bytes is None
+
+
+def test_without_samples_the_self_test_runs(project: Path) -> None:
+    elf = qemu.build(project, "m", M4)
+    assert qemu.run(elf, M4, None).log == "m: 2 golden vectors: ok\n"
 
 
 def test_no_samples_give_no_outputs(project: Path) -> None:

@@ -1,5 +1,6 @@
 """Int8 workers and onnxruntime against the engines called directly, and everything that can die."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -15,6 +16,7 @@ from float_ends import with_float_ends
 from int8_models import aborting_model, softmax_model, tiny_model
 from shared_models import shared_model
 from single_op import CASES
+from tflm import stop_tflm
 
 from ndtool.contract import Contract, InputSpec, Resize, mean_std_normalize
 from ndtool.errors import InputError, ToolMissingError, UnsupportedError
@@ -56,6 +58,12 @@ def direct_tflm(model: bytes, x: np.ndarray) -> np.ndarray:
         interpreter.invoke()
         rows.append(interpreter.get_output(0).reshape(-1))
     return np.stack(rows)
+
+
+@pytest.fixture(autouse=True)
+def _no_other_child() -> None:
+    """The oracle of other tests in this process would be counted among the children."""
+    stop_tflm()
 
 
 def children() -> list[int]:
@@ -285,6 +293,24 @@ def test_floats_before_and_behind_the_integers_give_the_same(tmp_path: Path) -> 
     model = with_float_ends(read_tflite(tiny_model()))
     found = every_tensor(model, x.reshape(8, -1), tmp_path)
     assert (found == by_numpy(read_tflite(tiny_model()), x)).all()
+
+
+def test_a_full_disk_is_no_fault_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before any work, not by a worker that dies."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    samples = np.zeros((4, 36), np.int8)
+    for module, name in ((np, "save"), (os, "posix_fallocate")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(InputError, match=r"No space left .*TMPDIR") as refusal:
+                every_tensor(tiny_model(), samples, tmp_path)
+        assert refusal.value.code == "runner.no-room"
+    assert children() == []
 
 
 def test_no_tensors_of_a_model_that_aborts(tmp_path: Path) -> None:

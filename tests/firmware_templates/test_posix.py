@@ -182,7 +182,7 @@ def test_selftest_of_another_model_fails(tmp_path: Path) -> None:
     assert make(tmp_path).returncode == 0
     done = run(tmp_path / "build" / "m_host")
     assert done.returncode == 1
-    assert done.stdout == "m: 2 golden vectors: selftest failed\n"
+    assert done.stdout == "m: golden vector [0] of 2: selftest failed\n"
 
 
 FIRMWARE = """

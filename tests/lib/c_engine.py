@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,26 @@ class Library:
             for layer in formed_layers(model)
         ]
         return dict(zip([t for t, _ in shapes], self._split(layers, shapes), strict=True))
+
+    def differences(self, k: int, layers: Mapping[TensorId, I8], wanted: Sequence[I8]) -> list[str]:
+        """Which `layers`, of `run_layers`, are not as `wanted`, in their order, by the reference.
+
+        Channels that were removed are held against the value that the passes proved.
+        """
+        found = []
+        for (tensor, got), whole in zip(layers.items(), wanted, strict=True):
+            expected = whole.reshape(len(got), *self.models[k].graph.tensor(tensor).shape[1:])
+            removed = self.models[k].program.removed.get(tensor)
+            if removed is not None:
+                found += [
+                    f"tensor {tensor}: channel {channel} is not always {value}"
+                    for channel, value in removed.constants.items()
+                    if (expected[..., channel] != value).any()
+                ]
+                expected = expected[..., list(removed.live)]
+            if got.tobytes() != expected.tobytes():
+                found.append(f"tensor {tensor}: other bytes")
+        return found
 
     @staticmethod
     def _split(data: I8, shapes: Sequence[tuple[TensorId, tuple[int, ...]]]) -> list[I8]:

@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 CODE = "import sys; from ndtool.cli.main import main; sys.exit(main())"
 TIMEOUT_S = 300
 
@@ -23,6 +25,16 @@ class Done:
     def document(self) -> dict:
         """The one JSON document of --json."""
         return json.loads(self.out)
+
+
+def ndtool_here(*args: object, capsys: pytest.CaptureFixture[str]) -> Done:
+    """Run `ndtool ARGS` in this process: no start, no imports; for paths that are absolute."""
+    from ndtool.cli.main import main
+
+    capsys.readouterr()
+    code = main([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    return Done(code, out, err)
 
 
 def ndtool(*args: object, cwd: Path, env: dict[str, str] | None = None) -> Done:

@@ -67,3 +67,10 @@ def many_layers(side: int = 16, *, seed: int = 0) -> Graph:
         Softmax(x=shaped, out=out, beta=1.0),
     )
     return _graph(b, ops, [x], [out])
+
+
+def no_calls() -> Graph:
+    """(1, 2, 3) -> RESHAPE to (1, 6), which C has nothing to do for."""
+    b, params = Builder(), (0.5, -7)
+    x, out = b.activation((1, 2, 3), params), b.activation((1, 6), params)
+    return _graph(b, (Reshape(x=x, shape_id=None, out=out),), [x], [out])

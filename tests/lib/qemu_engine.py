@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from engine_models import golden_model, unproved_model
+from c_projects import write_graph
+from engine_models import unproved_model
 from host_tools import require_package, require_tool
 
 from ndtool.export import qemu, toolchain
 from ndtool.export.codegen.emit import emit_program
 from ndtool.export.codegen.engine import Compiled
-from ndtool.export.codegen.engine_project import emit_engine, engine_context, project_runtime
-from ndtool.export.codegen.model import ALONE, marker_name
-from ndtool.export.codegen.project import folder_names, write_project
+from ndtool.export.codegen.engine_project import engine_context, project_runtime
+from ndtool.export.codegen.model import ALONE
 from ndtool.export.codegen.render import render_project
 from ndtool.export.int8.ir import Graph
 
@@ -64,9 +64,7 @@ _WRITE = """
 
 def write_firmware(graph: Graph, folder: Path, *, prefix: str = "m") -> None:
     """The cortex-m-qemu project of `graph` in `folder`, as `ndtool codegen` writes it."""
-    names = folder_names(folder, prefix) if folder.exists() else ALONE
-    files = emit_engine(golden_model(graph, prefix=prefix), TEMPLATE, names=names)
-    write_project(folder, files, marker=marker_name(prefix))
+    write_graph(graph, folder, prefix=prefix, template=TEMPLATE)
 
 
 def require_cross_tools() -> None:

@@ -59,6 +59,11 @@ _WORKER = _Worker()
 atexit.register(_WORKER.stop)
 
 
+def stop_tflm() -> None:
+    """End the oracle's process; the next question starts another."""
+    _WORKER.stop()
+
+
 def run_tflm(model: bytes, *inputs: I8, outputs: int = 1, tensors: list[int] | None = None) -> list:
     """Outputs, or the tensors numbered `tensors`, for each image of `inputs` (n, ...).
 

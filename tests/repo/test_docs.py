@@ -1,31 +1,58 @@
-"""The generated pages are current, the README's commands are real, error codes are sane."""
+"""The printed pages are current; commands, options, files and C that pages name are real."""
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from array_models import tiny_contract
+from engine_models import contract_graph, golden_model
+from host_tools import C99, CPP11, compile_ok, require_tool, run_program
+
+from ndtool.contract import unit_normalize
+from ndtool.export.codegen.engine_project import emit_engine
+from ndtool.export.codegen.model import marker_name
+from ndtool.export.codegen.project import write_project
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+PRINTED = ("cli.md", "errors.md", "ir.md", "operators.md")
+WRITTEN = sorted(set(PAGES) - set(PRINTED))
 
 
 def make_docs() -> ModuleType:
     spec = importlib.util.spec_from_file_location("make_docs", ROOT / "tools/make_docs.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["make_docs"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
+def text_of(page: str) -> str:
+    return PAGES[page].read_text(encoding="utf-8")
+
+
+def block(page: str, language: str) -> str:
+    """The only code block of that language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
+    return found
+
+
+# -- printed pages ---------------------------------------------------------------------------------
+
+
+def test_every_printed_page_is_known() -> None:
+    assert tuple(make_docs().PAGES) == PRINTED
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["cli.md", "errors.md"])
-def test_generated_page_is_current(page: str) -> None:
-    made = make_docs().PAGES[page]()
-    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == made, "run: make docs"
+@pytest.mark.parametrize("page", PRINTED)
+def test_printed_page_is_current(page: str) -> None:
+    assert text_of(page) == make_docs().PAGES[page](), "run: make docs"
 
 
 def test_codes_are_slugs_and_have_one_exit_code() -> None:
@@ -41,3 +68,76 @@ def test_constant_texts_of_errors_are_whole() -> None:
     for site in make_docs().error_sites():
         for text in (site.what, site.remedy):
             assert text and (text.endswith("...") or not text.endswith(".")), site
+
+
+def test_operands_of_the_ir_page_are_those_of_the_spec() -> None:
+    """Names are found by numbering an operation's fields: one line a tensor, in their order."""
+    lines = text_of("ir.md").splitlines()
+    start = lines.index("### StridedSlice")
+    rows = [line for line in lines[start : start + 15] if line.startswith("| `")][:3]
+    assert rows == [
+        "| `x` | int8 activation, one scale |",
+        "| `constants` | int32 constant |",
+        "| `out` | written: int8 activation, one scale |",
+    ]
+
+
+# -- what pages name -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text_of(page)):
+        if "://" not in target:
+            assert (PAGES[page].parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", WRITTEN)
+def test_source_files_exist(page: str) -> None:
+    """Paths in code marks; what lies in export/ may be named without it."""
+    for path in re.findall(r"`([\w./-]+/[\w.-]*\.(?:py|toml|md|sh|c|h))`", text_of(page)):
+        assert any((folder / path).is_file() for folder in (ROOT, ROOT / "export")), path
+
+
+@pytest.mark.parametrize("page", WRITTEN)
+def test_make_targets_exist(page: str) -> None:
+    targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    used = re.findall(r"(?:^|`)make ([a-z-]+)", text_of(page), re.MULTILINE)
+    assert set(used) <= set(targets)
+
+
+@pytest.mark.parametrize("page", WRITTEN)
+def test_commands_and_options_exist(page: str) -> None:
+    """Of each `ndtool VERB ...` in code, against the help that docs/cli.md prints."""
+    sections = text_of("cli.md").split("\n## ndtool")
+    helps = {head.strip(): body for head, _, body in (s.partition("\n") for s in sections[1:])}
+    for verb, rest in re.findall(r"\bndtool ((?:data )?[a-z]+)\b([^\n#]*)", code(page)):
+        assert verb in helps, verb
+        for option in re.findall(r"(?<![\w-])--[a-z0-9-]+", rest):
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[verb]), f"{verb} {option}"
+
+
+def code(page: str) -> str:
+    """Shell blocks and code marks, a command a line."""
+    fence = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    shell = [body for language, body in fence.findall(text_of(page)) if language == "sh"]
+    marks = re.findall(r"`([^`]+)`", fence.sub("", text_of(page)))
+    return "\n".join([*shell, *(" ".join(mark.split()) for mark in marks)])
+
+
+def test_the_documented_c_is_a_firmware(tflite_micro: None, tmp_path: Path) -> None:
+    """docs/engine.md: its C compiles without a warning, and its Makefile lines build and link."""
+    contract = tiny_contract(unit_normalize(1))
+    model = golden_model(contract_graph(contract), contract=contract)
+    files = emit_engine(model, "posix")
+    write_project(tmp_path / "models", files, marker=marker_name("nd_model"))
+    start = "#include <stdint.h>\nint classify(const uint8_t *pixels);\n"
+    end = "int main(void)\n{\n    const uint8_t pixels[ND_MODEL_INPUT_BYTES] = {0};\n"
+    end += "    return (classify(pixels) < 0) ? 1 : 0;\n}\n"
+    (tmp_path / "app.c").write_text(f"{start}{block('engine.md', 'c')}\n{end}")
+    for compiler in (C99, CPP11):
+        compile_ok(compiler, [Path("app.c")], "-Imodels", "-fsyntax-only", cwd=tmp_path)
+    rule = "app: app.c $(SOURCES)\n\tgcc -std=c99 $(CFLAGS) $(LDFLAGS) -o $@ $^\n"
+    (tmp_path / "Makefile").write_text(f"all: app\n{block('engine.md', 'make')}{rule}")
+    subprocess.run([require_tool("make")], cwd=tmp_path, check=True, timeout=300)
+    assert run_program(tmp_path / "app") == 0

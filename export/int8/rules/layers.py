@@ -122,7 +122,7 @@ _LAYER_RULES: Final = {
     "op.overflow": OVERFLOW,
 }
 _BIAS_SCALE: Final = (
-    f"a bias scale is the input's times the weight's, to {BIAS_SCALE_TOLERANCE:g} of it"
+    f"a bias scale is the input's times the weight's, to a relative {BIAS_SCALE_TOLERANCE:g}"
 )
 CONVOLUTION: Final[Row[Conv2D | DepthwiseConv2D]] = Row(
     rules={

@@ -74,7 +74,7 @@ def _concat_attributes(graph: Graph, op: Concat) -> Faults:
         yield "op.inputs", f"{len(shapes)} inputs, at most {MAX_CONCAT}"
     elif not 0 < op.axis < len(shapes[0]):
         yield "op.axes", f"axis {op.axis} of a rank {len(shapes[0])} tensor, batch excluded"
-    elif len({(s[: op.axis], s[op.axis + 1 :]) for s in shapes}) != 1:
+    elif len({(len(s), s[: op.axis], s[op.axis + 1 :]) for s in shapes}) != 1:
         yield "op.shape", f"shapes {[list(s) for s in shapes]} differ beside axis {op.axis}"
 
 

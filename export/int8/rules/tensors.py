@@ -13,8 +13,8 @@ from ndtool.export.int8.ir import DType, Graph, Tensor, TensorId, op_inputs, op_
 OpIndex = NewType("OpIndex", int)
 
 MAX_RANK: Final = 5  # PAD's own limit (mk/pad_common.cc), the smallest of the kernels
-MAX_ELEMENTS: Final = 2**26  # of one tensor: 64 MiB of int8, far above any microcontroller
-MAX_TOTAL_ELEMENTS: Final = 2**28  # over all ops: what each reads and writes
+MAX_ELEMENTS: Final = 2**24  # of one tensor: 16 MiB of int8, far above any microcontroller
+MAX_TOTAL_ELEMENTS: Final = 2**27  # over all ops: what each reads and writes
 
 # what each rule of this file demands, by its slug
 RULES: Final[Mapping[str, str]] = {

@@ -187,9 +187,14 @@ def test_two_inputs_may_both_share() -> None:
 
 
 def test_one_place_read_as_two_tensors_keeps_the_strictest_bounds() -> None:
-    adding = call([0, 1], 2, rules=[(0, 2, None, 16), (1, 2, -32, 0)])
-    made = program([8] * 3, [adding], outputs=[2], aliases={1: 0})
-    assert rules_of(made) == {("t0", "t2", -32, 0)}
+    for rules, low, high in (
+        ([(0, 2, None, 16), (1, 2, -32, 0)], -32, 0),
+        ([(0, 2, -16, 16), (1, 2, -32, None)], -16, 16),
+        ([(0, 2, None, None), (1, 2, None, None)], None, None),
+    ):
+        adding = call([0, 1], 2, rules=rules)
+        made = program([8] * 3, [adding], outputs=[2], aliases={1: 0})
+        assert rules_of(made) == {("t0", "t2", low, high)}
 
 
 def test_a_rule_of_tensors_that_the_call_does_not_use() -> None:

@@ -66,9 +66,11 @@ def test_a_rectangle_a_block_with_what_it_is() -> None:
     lines = first.split("\n")
     assert lines[0] == "t0: 1x24x24x8"
     assert re.fullmatch(r"4,608 bytes at \d+\.\.\d+", lines[1])
-    assert lines[2] == "calls 0 to 0"
+    assert lines[2] == "call 0"
+    (middle,) = (tip for tip in tips if tip.startswith("t2:"))
+    assert middle.endswith("calls 1 to 2")
     (last,) = (tip for tip in tips if tip.startswith("t4:"))
-    assert last.endswith("calls 3 to 3")
+    assert last.endswith("call 3")
     assert sum(tip.startswith("scratch\n500 bytes") for tip in tips) == 2
 
 

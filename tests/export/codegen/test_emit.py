@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 from engine_graphs import many_layers, two_ports
 from hostile_names import HOSTILE_NAMES
+from single_op import Builder
 
 from ndtool.export.codegen.emit import MAX_BYTE_TABLE, emit_program
 from ndtool.export.codegen.engine import Compiled, compile_graph
 from ndtool.export.codegen.layers import BEFORE, formed_layers, layer_facts
 from ndtool.export.codegen.program import Call, Program, Read, Removed, Struct, Table, Write
 from ndtool.export.codegen.strings import WIDTH
-from ndtool.export.int8.ir import Graph, TensorId
+from ndtool.export.int8.ir import (
+    Activation,
+    Conv2D,
+    Graph,
+    Pad,
+    PaddingKind,
+    Split,
+    TensorId,
+)
 
 
 def with_tables(*tables: Table) -> Compiled:
@@ -116,6 +125,38 @@ def test_comment_says_what_and_where() -> None:
     assert f"24 @{at['t0']}..{at['t0'] + 23}" in body  # the ADD's first operand: x's own bytes
     assert f"24 @{at['t1']}..{at['t1'] + 23}" in body
     assert re.search(r"/\* 0  ADD\b.*  t3 ", body)
+
+
+def test_comment_names_what_its_call_forms() -> None:
+    """Also behind a PAD that is folded away, and for each part of a SPLIT."""
+    b = Builder()
+    params = (0.5, 3)
+    x, padded = b.activation((1, 2, 2, 2), params), b.activation((1, 4, 4, 2), params)
+    made = b.activation((1, 4, 4, 2), params)
+    halves = [b.activation((1, 2, 4, 2), params) for _ in range(2)]
+    ops = (
+        Pad(
+            x=x,
+            paddings_id=b.int32(((0, 0), (1, 1), (1, 1), (0, 0))),
+            out=padded,
+            paddings=((0, 0), (1, 1), (1, 1), (0, 0)),
+        ),
+        Conv2D(
+            x=padded,
+            weight=b.int8(np.ones((2, 1, 1, 2)), (1.0,)),
+            bias=None,
+            out=made,
+            stride=(1, 1),
+            dilation=(1, 1),
+            padding=PaddingKind.VALID,
+            act=Activation.NONE,
+        ),
+        Split(x=made, axis_id=b.int32(1), outs=tuple(halves), axis=1),
+    )
+    graph = Graph(tensors=tuple(b.tensors), ops=ops, inputs=(x,), outputs=tuple(halves))
+    body = emit_program(compile_graph(graph), prefix="p").body
+    names = [graph.tensor(t).name for t in (made, *halves)]
+    assert re.findall(r"/\* \d+ .*  (t\d+)\b", body) == names
 
 
 def test_layers_in_the_order_in_which_they_are_complete() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndtool.errors import ConfigError
-from ndtool.export.codegen.naming import check_prefix, label_constants
+from ndtool.export.codegen.naming import FILE_ENDS, check_prefix, label_constants
+from ndtool.export.codegen.render import TEMPLATES, template_files
 
 
 @pytest.mark.parametrize("prefix", ["nd_model", "a", "m2", "a" * 41, "x_1_y", "classes"])
@@ -21,7 +22,8 @@ def test_prefix_is_taken(prefix: str) -> None:
     [
         *("", "A", "1a", "_a", "a_", "a__b", "a" * 42, "a-b", "a b", "a\n", "ä", "٣a", "a٣", "*/"),
         *("int", "and", "co_await", "nd", "nd_runtime", "a.h"),
-        *("string", "stdint", "nd_conv_s8", "nd_pool", "nd_requant"),
+        *("string", "stdint", "nd_conv_s8", "nd_pool", "nd_requant", "nd_assert"),
+        *("kws_layers", "x_data", "x_main", "x_golden"),
     ],
 )
 def test_prefix_is_refused(prefix: str) -> None:
@@ -29,6 +31,13 @@ def test_prefix_is_refused(prefix: str) -> None:
         check_prefix(prefix)
     assert caught.value.code == "codegen.prefix"
     assert "\n" not in str(caught.value)
+
+
+def test_every_source_of_a_model_has_a_known_end() -> None:
+    """A prefix that ends like one of them would be taken for a part of another model."""
+    names = {name for template in TEMPLATES for name in template_files(template)}
+    found = {match[1] for name in names if (match := re.fullmatch(r"PREFIX(_\w+)\.[ch]\.j2", name))}
+    assert found == set(FILE_ENDS)
 
 
 def test_constants_of_labels() -> None:

@@ -139,6 +139,14 @@ def test_plans_are_right(problem: Problem, rng: random.Random) -> None:
     check_everything(problem, rng)
 
 
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(problems(), st.randoms(use_true_random=False))
+def test_plans_in_order_of_time_are_right(problem: Problem, rng: random.Random) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "MAX_PAIRS", -1)  # what is done with thousands of blocks
+        check_everything(problem, rng)
+
+
 @pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=3000)
 @given(problems(), st.randoms(use_true_random=False))

@@ -20,8 +20,8 @@ from ndtool.export.int8.ir import Activation, DType, PaddingKind, Tensor, Tensor
 _METHODS = """
     AddAbs AddAdd AddAveragePool2D AddConcatenation AddConv2D AddDepthwiseConv2D AddDequantize
     AddFullyConnected AddHardSwish AddLeakyRelu AddLogistic AddMaxPool2D AddMean AddMul AddPad
-    AddPadV2 AddQuantize AddRelu AddRelu6 AddReshape AddResizeNearestNeighbor AddSoftmax AddSplit AddSplitV
-    AddSqueeze AddStridedSlice AddSub AddTanh
+    AddPadV2 AddQuantize AddRelu AddRelu6 AddReshape AddResizeNearestNeighbor AddSoftmax AddSplit
+    AddSplitV AddSqueeze AddStridedSlice AddSub AddTanh
 """
 RESOLVER_METHODS = _METHODS.split()
 

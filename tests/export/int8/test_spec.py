@@ -199,6 +199,7 @@ MUTANTS: list[tuple[str, str, Change]] = [
     ("op.axes", "MEAN", op(axes=())),
     ("op.axes", "MEAN", op(axes=(4,))),
     ("op.axes", "MEAN", tensor("axes_id", data=int32s(9), shape=(1,))),
+    ("op.shape", "CONCATENATION", lambda g: another_rank(g)),
     ("op.axes", "CONCATENATION", op(axis=0)),
     ("op.axes", "CONCATENATION", op(axis=4)),
     (
@@ -350,6 +351,14 @@ def reshape_to(graph: Graph, *shape: int) -> Graph:
     return tensor("shape_id", data=int32s(*shape), shape=(len(shape),))(graph)
 
 
+def another_rank(graph: Graph) -> Graph:
+    """(1, 2, 3) and (1, 2) along axis 2: what lies beside that axis is the same."""
+    first, last = (replace(graph.tensors[0], shape=s) for s in ((1, 2, 3), (1, 2)))
+    a, b, out = map(TensorId, range(3))
+    joined = replace(graph.ops[0], xs=(a, b), out=out, axis=2)
+    return Graph(tensors=(first, last, first), ops=(joined,), inputs=(a, b), outputs=(out,))
+
+
 def padded(graph: Graph, *pairs: tuple[int, int]) -> Graph:
     rest = graph.ops[0].paddings[len(pairs) :]
     return op(paddings=(*pairs, *rest))(graph)
@@ -362,20 +371,20 @@ def huge_pool(graph: Graph) -> Graph:
 
 
 def huge_convolution(graph: Graph) -> Graph:
-    """A kernel of 9 by 9 pixels over 2^26 bytes of one channel for each of the weight's."""
+    """A kernel of 31 by 31 pixels over an image of as many elements as may be."""
     channels = graph.tensor(graph.ops[0].weight).shape[3]
-    side = int((2**26 // channels) ** 0.5)
+    side = int((MAX_ELEMENTS // channels) ** 0.5)
     image = (1, side, side, channels)
-    wider = tensor("weight", shape=(1, 9, 9, channels), data=bytes(81 * channels))(graph)
+    wider = tensor("weight", shape=(1, 31, 31, channels), data=bytes(31 * 31 * channels))(graph)
     same = op(multiplier=1, stride=(1, 1), dilation=(1, 1), padding=single_op.PaddingKind.SAME)
     return same(tensor("x", shape=image)(tensor("out", shape=image)(wider)))
 
 
 def huge_matrix(graph: Graph) -> Graph:
-    """2^20 rows of 64 inputs, for 64 outputs."""
-    rows = (1, 2**20, 64)
-    biased = tensor("bias", shape=(64,), data=bytes(4 * 64))(graph)
-    square = tensor("weight", shape=(64, 64), data=bytes(64 * 64))(biased)
+    """1024 inputs and outputs for as many rows as may be."""
+    rows = (1, MAX_ELEMENTS // 1024, 1024)
+    biased = tensor("bias", shape=(1024,), data=bytes(4 * 1024))(graph)
+    square = tensor("weight", shape=(1024, 1024), data=bytes(1024 * 1024))(biased)
     return op(keep_num_dims=True)(tensor("x", shape=rows)(tensor("out", shape=rows)(square)))
 
 

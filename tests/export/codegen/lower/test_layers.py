@@ -18,7 +18,9 @@ from ndtool.export.int8.ir import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
+    Padding,
     PaddingKind,
+    Pads,
 )
 from ndtool.quant.kernels import Window
 
@@ -31,12 +33,14 @@ def window_graph(
     stride: tuple[int, int] = (1, 1),
     dilation: tuple[int, int] = (1, 1),
     depthwise: bool = False,
-    padding: PaddingKind = PaddingKind.SAME,
+    padding: Padding = PaddingKind.SAME,
 ) -> Graph:
     b = Builder()
     (c_in, c_out), rng = channels, np.random.default_rng(1)
-    same = padding is PaddingKind.SAME
-    out = [Window(kernel[i], stride[i], dilation[i], same).output(size[i]) for i in (0, 1)]
+    same, pads = padding is PaddingKind.SAME, ((0, 0), (0, 0))
+    if isinstance(padding, Pads):
+        pads = ((padding.top, padding.bottom), (padding.left, padding.right))
+    out = [Window(kernel[i], stride[i], dilation[i], same, pads[i]).output(size[i]) for i in (0, 1)]
     shape = (1, *kernel, c_out) if depthwise else (c_out, *kernel, c_in)
     fields = {
         "x": b.activation((1, *size, c_in), (0.5, 11)),
@@ -138,6 +142,18 @@ def test_depthwise_band_keeps_to_its_scratch() -> None:
     # two rows do not fit, one must
     widest = only_call(window_graph((3, 3), size=(4, 400), depthwise=True))
     assert (fields(widest)["band"], widest.scratch) == (1, 3 * 402)
+
+
+def test_depthwise_is_in_place_where_no_row_is_lost() -> None:
+    wide = only_call(window_graph((3, 3), size=(40, 48), depthwise=True))
+    assert [(rule.low, rule.high) for rule in wide.sharing] == [(0, 0)]
+    # a larger output than input overtakes the rows that the next band reads
+    grown = window_graph(
+        (3, 3), size=(40, 48), depthwise=True, padding=Pads(top=2, left=2, bottom=2, right=2)
+    )
+    assert only_call(grown).sharing == ()
+    doubled = window_graph((3, 3), channels=(4, 8), depthwise=True)
+    assert only_call(doubled).sharing == ()
 
 
 def test_numbers_without_effect_are_one() -> None:
