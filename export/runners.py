@@ -418,6 +418,7 @@ def _cannot_run(what: str, log: Path) -> UnsupportedError:
     return UnsupportedError(
         f"{what}: {last_lines(log, LOG_LINES)}",
         where="int8 model",
-        remedy="for an old runtime export with --fc per-tensor, or try another --runtime",
+        remedy="try another --runtime; an old one needs export --fc per-tensor;"
+        " TFLM aborts on a SOFTMAX over more than 511 close logits",
         code="runner.cannot-run",
     )

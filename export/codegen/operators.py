@@ -45,7 +45,7 @@ OPERATORS: Final = (
     Operator(
         name="AVERAGE_POOL_2D",
         kernels=("nd_average_pool_s8",),
-        supported="any window, stride and padding, fused activation",
+        supported="a window below twice the image, any stride and padding, fused activation",
         refused=f"{_SAME_PARAMS}; windows over 2^23 pixels",
         in_place="over the input, as far as later windows allow",
     ),
@@ -114,7 +114,7 @@ OPERATORS: Final = (
     Operator(
         name="MAX_POOL_2D",
         kernels=("nd_max_pool_s8",),
-        supported="any window, stride and padding, fused activation",
+        supported="a window below twice the image, any stride and padding, fused activation",
         refused=f"{_SAME_PARAMS}; windows over 2^23 pixels",
         in_place="over the input, as far as later windows allow",
     ),
