@@ -124,4 +124,4 @@ prove-engine: $(VENV)/$(ALL) cross
 
 SECONDS ?= 3600
 fuzz: $(VENV)/$(ALL)
-	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz_reader.py --seconds $(SECONDS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz_reader.py $(wildcard ../shared/models/*.tflite) --seconds $(SECONDS)

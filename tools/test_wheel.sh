@@ -14,4 +14,11 @@ mkdir "$work/elsewhere"
 cd "$work/elsewhere"
 "$work/venv/bin/ndtool" run --data digits
 "$work/venv/bin/python" -m ndtool check digits-ds-cnn-32-netdistiller
-ls runs/digits-ds-cnn-32-netdistiller/codegen/array
+# The runtime, the templates and the counting plugin must all have come with the wheel.
+ls runs/digits-ds-cnn-32-netdistiller/codegen/posix/nd_runtime
+if command -v qemu-system-arm >/dev/null && command -v arm-none-eabi-gcc >/dev/null; then
+    XDG_CACHE_HOME="$work/cache" \
+        "$work/venv/bin/ndtool" verify digits-ds-cnn-32-netdistiller --on qemu --profile
+else
+    echo "left out: counting instructions, which needs qemu-system-arm and arm-none-eabi-gcc"
+fi
