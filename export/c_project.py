@@ -20,7 +20,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 import ndtool
-from ndtool.console import visible
+from ndtool.console import visible, visible_line
 from ndtool.contract import Contract
 from ndtool.errors import ContractError, FitError, InputError, MismatchError
 from ndtool.export.codegen.engine import compile_graph
@@ -31,6 +31,7 @@ from ndtool.export.int8.ir import Graph, TensorId
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.rundir import read_bounded, sha256_bytes, sha256_file, stays_inside
 
+ARRAY: Final = "array"  # the template without an engine
 BUILD: Final = "build"  # folder of build outputs in a project
 MAX_TFLITE_BYTES: Final = 256 * 1024 * 1024
 MAX_BYTES: Final = 2**31  # of arena and weights
@@ -93,6 +94,11 @@ class CProject:
     weights_bytes: int | None
 
     @property
+    def place(self) -> str:
+        """The model, for a message: a folder may hold several."""
+        return visible_line(f"{visible(str(self.folder))}, model {self.prefix}")
+
+    @property
     def input_bytes(self) -> int:
         """Of one sample: all inputs."""
         return sum(self.graph.tensor(index).elements for index in self.graph.inputs)
@@ -118,7 +124,7 @@ class CProject:
         if found is None:
             raise MismatchError(
                 "the self-test does not say which golden vectors it ran",
-                where=visible(str(self.folder)),
+                where=self.place,
                 remedy="generate the project again: ndtool codegen",
                 code="verify.self-test",
             )
@@ -139,20 +145,50 @@ def is_project(folder: Path) -> bool:
 
 
 def load_projects(folder: Path) -> list[CProject]:
-    """The models of a project folder, by prefix.
+    """The models of a project folder that have an engine, by prefix.
 
     Raises:
         InputError: no project with an engine, or one that does not hold together.
     """
     markers = _markers(folder)
     if not markers:
+        raise no_project(folder)
+    with_engine = [(path, marker) for path, marker in markers if marker.template != ARRAY]
+    if not with_engine:
         raise InputError(
-            "no C project of ndtool" if folder.is_dir() else "no such folder",
+            "the template array holds no C engine, there is nothing to verify",
             where=visible(str(folder)),
-            remedy="name a run folder, or one that ndtool codegen wrote",
-            code="verify.no-project",
+            remedy="generate another one: ndtool codegen RUN --template posix",
+            code="verify.array",
         )
-    return [_load(path, marker) for path, marker in markers]
+    return [_load(path, marker) for path, marker in with_engine]
+
+
+def arrays_beside(folder: Path) -> list[str]:
+    """Prefixes of the folder's models that have no engine, which `load_projects` leaves out.
+
+    Raises:
+        InputError: a damaged marker.
+    """
+    return [marker.prefix for _, marker in _markers(folder) if marker.template == ARRAY]
+
+
+def no_project(path: Path) -> InputError:
+    """Why `path` is no project: what is there instead of a folder with a marker."""
+    remedy = "name a run folder, or one that ndtool codegen wrote"
+    if path.is_dir():
+        what = "no C project of ndtool: no PREFIX.json marker"
+        for file in sorted(path.glob("*.json")):
+            # Codegen writes NAME.json beside NAME.h: what lies there and does not say so is cut.
+            if file.with_suffix(".h").is_file():
+                what = f"no C project of ndtool: the marker {visible(file.name)} is damaged"
+                break
+        remedy = "ndtool codegen --tflite FILE --out DIR"
+    elif path.exists():
+        what = "a file, neither a run folder nor a C project"
+    else:
+        what = "no such run or folder"
+    return InputError(what, where=visible(str(path)), remedy=remedy, code="verify.no-project")
 
 
 def _markers(folder: Path) -> list[tuple[Path, _Marker]]:
@@ -180,9 +216,9 @@ def _markers(folder: Path) -> list[tuple[Path, _Marker]]:
 
 def _bad_marker(path: Path, what: str) -> InputError:
     return InputError(
-        f"the project's marker is not one of ours: {visible(what)}",
+        f"the marker {visible(path.name)} is damaged: {visible(what)}",
         where=visible(str(path)),
-        remedy="generate the project again: ndtool codegen",
+        remedy="generate the project again: ndtool codegen RUN, or --tflite FILE --out DIR",
         code="verify.marker",
     )
 
@@ -197,13 +233,6 @@ def _load(path: Path, marker: _Marker) -> CProject:
     for name in marker.files:
         if not stays_inside(name):
             raise _bad_marker(path, f"files: {name} leaves the folder")
-    if marker.template == "array":
-        raise InputError(
-            "the template array holds no C engine, there is nothing to verify",
-            where=visible(str(folder)),
-            remedy="generate another one: ndtool codegen RUN --template posix",
-            code="verify.array",
-        )
     if not stays_inside(marker.tflite):
         raise _bad_marker(path, "tflite: leaves the folder")
     model = folder / marker.tflite

@@ -28,6 +28,7 @@ from ndtool.export.runners import Progress, run_tensors, tflm_arena_bytes
 from ndtool.export.tflite.int8_part import int8_part
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.quant.pixels import quantize_pixels
+from ndtool.rundir import sha256_bytes
 
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
@@ -61,7 +62,7 @@ def build_array_model(source: Source, *, progress: Progress) -> ArrayModel:
         ToolMissingError: tflite_micro, the reference, is not installed.
     """
     _check_options(source)
-    source = replace(source, tflite=int8_part(source.tflite))
+    source, source_sha256 = _cut(source)
     graph = read_tflite(source.tflite)
     check_model(graph, source.contract)
     return ArrayModel(
@@ -71,6 +72,7 @@ def build_array_model(source: Source, *, progress: Progress) -> ArrayModel:
         contract=source.contract,
         golden=_golden(source, graph, progress),
         tool_version=ndtool.__version__,
+        source_sha256=source_sha256,
         arena_bytes=_arena_bytes_tflm(source.tflite, graph),
     )
 
@@ -82,7 +84,7 @@ def build_engine_model(source: Source, *, progress: Progress) -> EngineModel:
         As `build_array_model`; UnsupportedError names what the engine has no code for.
     """
     _check_options(source)
-    source = replace(source, tflite=int8_part(source.tflite))
+    source, source_sha256 = _cut(source)
     graph = read_tflite(source.tflite)
     if source.contract is not None:
         check_contract(graph, source.contract)
@@ -94,6 +96,7 @@ def build_engine_model(source: Source, *, progress: Progress) -> EngineModel:
         contract=source.contract,
         golden=_golden(source, graph, progress),
         tool_version=ndtool.__version__,
+        source_sha256=source_sha256,
         compiled=compiled,
         arena_bytes_tflm=_arena_bytes_tflm(source.tflite, graph),
     )
@@ -108,6 +111,14 @@ def _check_options(source: Source) -> None:
             remedy=f"use 1 to {MAX_GOLDEN}",
             code="codegen.golden",
         )
+
+
+def _cut(source: Source) -> tuple[Source, str | None]:
+    """The source without float ends, and the hash of the whole file if it had any."""
+    part = int8_part(source.tflite)
+    if part == source.tflite:
+        return source, None
+    return replace(source, tflite=part), sha256_bytes(source.tflite)
 
 
 def _arena_bytes_tflm(tflite: bytes, graph: Graph) -> int:

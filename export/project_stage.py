@@ -104,9 +104,12 @@ def _model(
         golden=options.golden,
     )
     with console.progress("golden vectors", options.golden) as bar:
-        if options.template == array.TEMPLATE:
-            return build_array_model(source, progress=bar.update)
-        return build_engine_model(source, progress=bar.update)
+        build = build_array_model if options.template == array.TEMPLATE else build_engine_model
+        model: ArrayModel | EngineModel = build(source, progress=bar.update)
+    if model.source_sha256 is not None:
+        what = "float input or output cut off at QUANTIZE/DEQUANTIZE: the C takes and gives int8"
+        console.warn("codegen.float-ends", what)
+    return model
 
 
 def _emit(model: ArrayModel | EngineModel, template: str, names: FolderNames) -> dict[str, bytes]:

@@ -7,12 +7,14 @@ Whatever it does - fault, hang, write without end - becomes one error; no proces
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from ndtool import console
 from ndtool.console import visible
 from ndtool.errors import InputError, MismatchError, NdError, ToolMissingError
 from ndtool.export import toolchain
@@ -21,6 +23,7 @@ from ndtool.export.toolchain import find_tool
 from ndtool.export.worker_process import last_lines, signal_name
 
 DEFAULT_TIMEOUT_S: Final = 600.0
+PATIENCE_S: Final = 10.0  # a run that takes longer says so
 MAX_OUTPUT_BYTES: Final = 2 * 1024**3  # of the files a program writes, together
 MAX_LOG_BYTES: Final = 1024**2
 _REMEDY: Final = "generate the project again; if it stays, please report it with the model"
@@ -96,15 +99,21 @@ def run(
         if inputs is not None:
             (folder / "input.bin").write_bytes(inputs)
 
+        waits = [f"{visible(elf.name)} still runs in QEMU; given up after {timeout_s:.0f} s"]
+        patient = time.monotonic() + PATIENCE_S
+
+        def watch() -> bool:
+            if waits and time.monotonic() > patient:
+                console.info(waits.pop())
+            return bounded()
+
         def bounded() -> bool:
             written = sum(_size(folder / name) for name in ("output.bin", "layers.bin"))
             return written <= MAX_OUTPUT_BYTES and _size(log) <= MAX_LOG_BYTES
 
-        status = toolchain.run_tool(
-            command, cwd=folder, log=log, timeout_s=timeout_s, watch=bounded
-        )
+        status = toolchain.run_tool(command, cwd=folder, log=log, timeout_s=timeout_s, watch=watch)
         if status != 0:
-            why = f"did not end within {timeout_s:.0f} s" if bounded() else "writes without end"
+            why = f"does not end within {timeout_s:.0f} s" if bounded() else "writes without end"
             raise _run_error(elf, machine, status, why, log)
         text = log.read_text("utf-8", "replace")
         stack = _STACK.search(text)
@@ -131,7 +140,7 @@ def _run_error(elf: Path, board: Board, status: int | None, why: str, log: Path)
     end = last_lines(log, 2)
     if status is None:
         return MismatchError(
-            f"the program {why}: {end}", where=where, remedy=_REMEDY, code="qemu.timeout"
+            f"the C program {why}: {end}", where=where, remedy=_REMEDY, code="qemu.timeout"
         )
     if fault := _FAULT.search(text):
         name = _EXCEPTIONS.get(int(fault[1]), f"exception {fault[1]}")

@@ -14,9 +14,14 @@ from ndtool.errors import MismatchError
 from ndtool.export import qemu
 from ndtool.export.c_project import CProject, build_errors
 from ndtool.export.codegen.boards import Board
+from ndtool.export.firmware import MAX_GOLDEN
+from ndtool.export.layers import op_macs
 
 I8 = NDArray[np.int8]
 
+START_TIMEOUT_S: Final = 30.0
+SAMPLE_TIMEOUT_S: Final = 0.25  # of one inference
+MACS_PER_S: Final = 1e7  # QEMU does 290 million of the portable C: room for slow, busy machines
 CHUNK_SAMPLES: Final = 32  # of one start, so that a hang is told within the time of so many
 CHUNK_BYTES: Final = 64 * 1024 * 1024  # of its outputs and layers
 
@@ -37,13 +42,20 @@ class QemuProgram:
         size = self.project.output_bytes + (self.project.layer_bytes if self.layers else 0)
         return max(1, min(CHUNK_SAMPLES, CHUNK_BYTES // size))
 
+    def timeout_s(self, samples: int) -> float:
+        """Seconds after which a program that runs so many samples is taken to hang."""
+        graph = self.project.graph
+        macs = sum(op_macs(graph, op) for op in graph.ops)
+        return START_TIMEOUT_S + samples * (SAMPLE_TIMEOUT_S + macs / MACS_PER_S)
+
     def self_test(self) -> int:
         """Golden vectors and the pixel quantiser, as the generated C tests them; how many vectors.
 
         Raises:
             MismatchError: names the golden vector that differs.
         """
-        done = qemu.run(self.elf, self.board.name, None)
+        limit = self.timeout_s(MAX_GOLDEN)
+        done = qemu.run(self.elf, self.board.name, None, timeout_s=limit)
         return self.project.vectors_tested(done.log)
 
     def run(self, samples: I8) -> tuple[I8, I8 | None]:
@@ -52,7 +64,8 @@ class QemuProgram:
         Raises:
             MismatchError: the program faults, hangs, or writes something else.
         """
-        done = qemu.run(self.elf, self.board.name, np.ascontiguousarray(samples).tobytes())
+        data, limit = np.ascontiguousarray(samples).tobytes(), self.timeout_s(len(samples))
+        done = qemu.run(self.elf, self.board.name, data, timeout_s=limit)
         if done.stack_bytes is not None:
             self.stack_bytes = max(self.stack_bytes or 0, done.stack_bytes)
         outputs = self._rows("outputs", done.outputs, len(samples), self.project.output_bytes)

@@ -303,9 +303,7 @@ def _mismatch(project: CProject, found: Difference, *, layers: bool) -> Mismatch
         remedy = "generate the project again: ndtool codegen; if it still does, please report it"
     else:
         remedy = "find the first layer that differs: ndtool verify ... --layers"
-    return MismatchError(
-        what, where=visible(str(project.folder)), remedy=remedy, code="verify.mismatch"
-    )
+    return MismatchError(what, where=project.place, remedy=remedy, code="verify.mismatch")
 
 
 def maker(graph: Graph, tensor: TensorId) -> str:

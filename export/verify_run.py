@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from ndtool import console
 from ndtool.console import visible
 from ndtool.data.types import Split
-from ndtool.errors import DataError, InputError, ToolMissingError
+from ndtool.errors import ConfigError, DataError, InputError, ToolMissingError
 from ndtool.evaluate import accuracy
 from ndtool.export import toolchain
 from ndtool.export.c_project import CProject, is_project, load_projects, project_as
-from ndtool.export.codegen.boards import DEFAULT_BOARD, Board, find_board
+from ndtool.export.codegen.boards import BOARDS, DEFAULT_BOARD, Board, find_board
 from ndtool.export.elf_facts import read_elf_facts
 from ndtool.export.hops import HopPrediction, c_prediction, store_predictions, stored_int8
 from ndtool.export.host_binary import HostProgram, build_host, compiler_name
@@ -53,7 +53,10 @@ HOST: Final = "host"
 QEMU: Final = "qemu"
 POSIX: Final = "posix"
 CORTEX_M: Final = "cortex-m-qemu"
-ENGINES: Final = (POSIX, "cmake", CORTEX_M)  # templates with an engine, the preferred first
+CMAKE: Final = "cmake"
+# Templates with an engine, the preferred first: the place's own needs no other build files.
+ON_HOST: Final = (POSIX, CMAKE, CORTEX_M)
+ON_QEMU: Final = (CORTEX_M, POSIX, CMAKE)
 PACKAGES: Final = ("tflite-micro", "numpy")
 MAX_NAMED: Final = 3  # edited files in a warning
 
@@ -74,8 +77,16 @@ def find_place(word: str) -> Board | None:
     """
     if word == HOST:
         return None
-    kind, _, board = word.partition(":")
-    return find_board(board or DEFAULT_BOARD if kind == QEMU else word)
+    kind, _, name = word.partition(":")
+    names = [board.name for board in BOARDS]
+    if kind != QEMU or (name and name not in names):
+        raise ConfigError(
+            f"no such place to run C: {visible(word)}",
+            where="--on",
+            remedy=f"use host, qemu, or qemu:BOARD with one of {', '.join(names)}",
+            code="verify.on",
+        )
+    return find_board(name or DEFAULT_BOARD)
 
 
 def settled(options: VerifyOptions) -> VerifyOptions:
@@ -185,13 +196,15 @@ def _count(program: QemuProgram) -> Profile:
 # -- a run folder ----------------------------------------------------------------------------------
 
 
-def run_project(run: RunDir) -> CProject | None:
-    """The run's C project with an engine, `posix` if there are several; None without one.
+def run_project(run: RunDir, on: str = HOST) -> CProject | None:
+    """The run's C project with an engine, of several the one that fits `on`; None without one.
 
     Raises:
+        ConfigError: `on` is no place.
         InputError: it does not hold together, or is of another model than the run's.
     """
-    folders = [run / f"{CODEGEN}/{template}" for template in ENGINES]
+    templates = ON_HOST if find_place(on) is None else ON_QEMU
+    folders = [run / f"{CODEGEN}/{template}" for template in templates]
     found = [load_projects(folder)[0] for folder in folders if is_project(folder)]
     if not found or not run.has(TFLITE):
         return next(iter(found), None)
@@ -207,13 +220,19 @@ def run_project(run: RunDir) -> CProject | None:
     )
 
 
-def require_run_project(run: RunDir) -> CProject:
+def other_projects(run: RunDir, project: CProject) -> list[Path]:
+    """Folders of the run's C projects with an engine, without that of `project`."""
+    folders = [run / f"{CODEGEN}/{template}" for template in ON_HOST]
+    return [folder for folder in folders if folder != project.folder and is_project(folder)]
+
+
+def require_run_project(run: RunDir, on: str) -> CProject:
     """`run_project`, which must be there.
 
     Raises:
         InputError: there is none.
     """
-    project = run_project(run)
+    project = run_project(run, on)
     if project is None:
         raise InputError(
             "no C project with an engine in the run folder",
@@ -230,14 +249,19 @@ def verify_stage(run: RunDir, options: VerifyOptions, *, force: bool) -> dict[st
     Raises:
         InputError: no C project. And what `verify_project` raises.
     """
-    project = require_run_project(run)
+    project = require_run_project(run, options.on)
     options = settled(options)
     board = find_place(options.on)
     inside = project.folder.relative_to(run.path).as_posix()
     key = StageKey(
         stage="verify" if board is None else f"verify:{board.name}",
         version=2,
-        options={"random": options.random, "layers": options.layers, "seed": options.seed},
+        options={
+            "project": inside,
+            "random": options.random,
+            "layers": options.layers,
+            "seed": options.seed,
+        },
         files=(
             TFLITE,
             CONTRACT,

@@ -472,15 +472,25 @@ def read_bounded(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
         ) from error
 
 
+def is_run(name: str) -> bool:
+    """Whether `find_run` finds one."""
+    return _run_path(name) is not None
+
+
+def _run_path(name: str) -> Path | None:
+    places = (Path(name), Path("runs") / name)
+    return next((path for path in places if (path / CONTRACT).is_file()), None)
+
+
 def find_run(name: str) -> RunDir:
     """The run folder at path `name`, or of that bare name under runs/.
 
     Raises:
         InputError: there is none.
     """
-    for path in (Path(name), Path("runs") / name):
-        if (path / CONTRACT).is_file():
-            return RunDir(path)
+    path = _run_path(name)
+    if path is not None:
+        return RunDir(path)
     raise InputError("no run folder", where=name, remedy=_REMEDY, code="run.missing")
 
 

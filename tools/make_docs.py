@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import os
 import subprocess
@@ -31,8 +32,6 @@ COMMANDS = (
     ("doctor",),
 )
 SOURCES = ("ndtool", "training", "export")
-# Functions that make an error, and its exit code
-MAKERS = {"data_error": 2}
 
 
 def help_text(command: tuple[str, ...]) -> str:
@@ -67,7 +66,7 @@ def cli_page() -> str:
 
 @dataclass(frozen=True, order=True)
 class ErrorSite:
-    """One place in the source that raises an error with a code."""
+    """One place in the source that makes an error with a code."""
 
     code: str
     exit_code: int
@@ -75,34 +74,171 @@ class ErrorSite:
     remedy: str
 
 
-def error_sites() -> list[ErrorSite]:
-    """Every raise with a literal `code`, by code."""
-    from ndtool import errors
+@dataclass(frozen=True, order=True)
+class WarningSite:
+    """One place in the source that warns with a code."""
 
-    classes = {
-        name: value.exit_code
-        for name, value in vars(errors).items()
-        if isinstance(value, type) and issubclass(value, errors.NdError)
-    }
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A class of errors, or a function with a parameter `code` that makes one.
+
+    `parameters` are those of a call by position. The code is `before` and the argument, or
+    `default`; what follows `what` on the line is `end`.
+    """
+
+    exit_code: int
+    parameters: tuple[str, ...]
+    before: str = ""
+    default: str | None = None
+    end: str = ""
+
+    def arguments(self, call: ast.Call) -> dict[str, ast.expr]:
+        """Parameter -> expression."""
+        named = {k.arg: k.value for k in call.keywords if k.arg is not None}
+        return dict(zip(self.parameters, call.args, strict=False)) | named
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@functools.cache
+def source_trees() -> tuple[ast.Module, ...]:
+    """The product's modules."""
+    paths = [path for folder in SOURCES for path in sorted((ROOT / folder).rglob("*.py"))]
+    return tuple(ast.parse(path.read_text(encoding="utf-8")) for path in paths)
+
+
+def error_sites() -> list[ErrorSite]:
+    """Every error with a literal `code`, by code; made by its class or by a function of ours."""
+    trees = source_trees()
+    shared = _error_classes()
+    for tree in trees:
+        shared |= {k: v for k, v in _makers(tree, shared).items() if not k.startswith("_")}
     found = set()
-    for folder in SOURCES:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                    name = node.func.id
-                    site = _site(node, MAKERS.get(name, classes.get(name)))
-                    if site is not None:
-                        found.add(site)
+    for tree in trees:
+        makers = shared | _makers(tree, shared)
+        for scope in (tree, *(n for n in ast.walk(tree) if isinstance(n, Function))):
+            choices = _choices(scope)
+            for call in _own_calls(scope):
+                if (maker := makers.get(_called(call))) is not None:
+                    found |= _sites(maker, call, choices)
     return sorted(found)
 
 
-def _site(call: ast.Call, exit_code: int | None) -> ErrorSite | None:
-    named = {k.arg: k.value for k in call.keywords}
-    code = named.get("code")
-    if exit_code is None or not isinstance(code, ast.Constant):
-        return None
-    what = call.args[0] if call.args else named.get("what")
-    return ErrorSite(str(code.value), exit_code, _text(what), _text(named.get("remedy")))
+def warning_sites() -> list[WarningSite]:
+    """Every call of `console.warn`, by code."""
+    calls = (n for tree in source_trees() for n in ast.walk(tree) if isinstance(n, ast.Call))
+    return sorted({WarningSite(*map(_text, c.args)) for c in calls if _called(c) == "warn"})
+
+
+def _error_classes() -> dict[str, Maker]:
+    from ndtool import errors
+
+    def maker(cls: type[errors.NdError]) -> Maker:
+        if issubclass(cls, errors.ToolMissingError):
+            default = inspect.signature(cls).parameters["code"].default
+            return Maker(cls.exit_code, ("what",), default=default, end=" not found")
+        return Maker(cls.exit_code, ("what",))
+
+    classes = (value for value in vars(errors).values() if isinstance(value, type))
+    return {cls.__name__: maker(cls) for cls in classes if issubclass(cls, errors.NdError)}
+
+
+def _makers(tree: ast.Module, known: Mapping[str, Maker]) -> dict[str, Maker]:
+    """Functions of a module that pass their parameter `code` on to a maker."""
+    found: dict[str, Maker] = {}
+    for function in ast.walk(tree):
+        if not isinstance(function, Function):
+            continue
+        names = tuple(arg.arg for arg in function.args.args if arg.arg != "self")
+        if "code" not in (*names, *(arg.arg for arg in function.args.kwonlyargs)):
+            continue
+        for call in _own_calls(function):
+            inner = (dict(known) | found).get(_called(call))
+            code = None if inner is None else inner.arguments(call).get("code")
+            if inner is not None and code is not None and _reads_code(code):
+                before = inner.before + _text(code).removesuffix("...")
+                found[function.name] = Maker(inner.exit_code, names, before)
+    return found
+
+
+def _reads_code(node: ast.expr) -> bool:
+    return any(isinstance(n, ast.Name) and n.id == "code" for n in ast.walk(node))
+
+
+def _own_calls(scope: ast.AST) -> Iterator[ast.Call]:
+    """Calls in a module or function, without those of functions inside it."""
+    for node in ast.iter_child_nodes(scope):
+        if isinstance(node, ast.Call):
+            yield node
+        if not isinstance(node, Function):
+            yield from _own_calls(node)
+
+
+def _called(call: ast.Call) -> str:
+    """`f` of `f()`, `module.f()` and `self.f()`."""
+    return getattr(call.func, "id", getattr(call.func, "attr", ""))
+
+
+def _choices(scope: ast.AST) -> list[dict[str, ast.expr]]:
+    """Variable -> value, for each block of statements of a function that sets `code`."""
+    found = []
+    for node in ast.walk(scope):
+        for block in (getattr(node, name, None) for name in ("body", "orelse")):
+            values: dict[str, ast.expr] = {}
+            for statement in block if isinstance(block, list) else []:
+                if isinstance(statement, ast.Assign):
+                    values |= _assigned(statement.targets[0], statement.value)
+            if "code" in values:
+                found.append(values)
+    return found
+
+
+def _assigned(target: ast.expr, value: ast.expr) -> dict[str, ast.expr]:
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = zip(target.elts, value.elts, strict=True)
+        return {k: v for one, other in pairs for k, v in _assigned(one, other).items()}
+    return {target.id: value} if isinstance(target, ast.Name) else {}
+
+
+def _sites(
+    maker: Maker, call: ast.Call, choices: Iterable[Mapping[str, ast.expr]]
+) -> set[ErrorSite]:
+    """Errors of one call; several where its code is a variable, one for each value."""
+    given = maker.arguments(call)
+    code = given.get("code")
+    if isinstance(code, ast.Name):
+        ways = [
+            {k: _value(v, values) for k, v in given.items()}
+            for values in choices
+            if code.id in values
+        ]
+    else:
+        ways = [given]
+    found = set()
+    for way in ways:
+        what = _text(way.get("what")) + maker.end
+        remedy = _text(way.get("remedy", way.get("install")))
+        for slug in _literals(way.get("code"), maker.default):
+            found.add(ErrorSite(maker.before + slug, maker.exit_code, what, remedy))
+    return found
+
+
+def _value(node: ast.expr, values: Mapping[str, ast.expr]) -> ast.expr:
+    return values.get(node.id, node) if isinstance(node, ast.Name) else node
+
+
+def _literals(code: ast.expr | None, default: str | None) -> list[str]:
+    """The codes that an expression can be, as far as they are written there."""
+    if code is None:
+        return [] if default is None else [default]
+    if isinstance(code, ast.IfExp):
+        return [*_literals(code.body, None), *_literals(code.orelse, None)]
+    return [str(code.value)] if isinstance(code, ast.Constant) else []
 
 
 def _text(node: ast.expr | None) -> str:
@@ -120,13 +256,18 @@ def errors_page() -> str:
         "# Errors",
         "",
         "Generated from the source by `make docs`; do not edit. An error is one line:",
-        "`ndtool: error: WHAT (WHERE); REMEDY [CODE]`. `...` stands for what is put in.",
+        "`ndtool: error: WHAT (WHERE); REMEDY [CODE]`. `...` stands for what is put in. The rules",
+        "`int8.*` that an int8 model is held against, exit code 5, are in [ir.md](ir.md).",
+        *table(
+            ("code", "exit", "what", "remedy"),
+            ((s.code, str(s.exit_code), s.what, s.remedy) for s in error_sites()),
+        ),
         "",
-        "| code | exit | what | remedy |",
-        "|---|---|---|---|",
+        "## Warnings",
+        "",
+        "A warning is one line on stderr, `ndtool: warning: TEXT [CODE]`; the command goes on.",
+        *table(("code", "text"), ((s.code, s.text) for s in warning_sites())),
     ]
-    for site in error_sites():
-        parts.append(table_row((site.code, str(site.exit_code), site.what, site.remedy)))
     return "\n".join(parts) + "\n"
 
 

@@ -69,6 +69,16 @@ class _Box:
     width: float
     height: float
 
+    def middle(self, width: float, height: float) -> _Box:
+        """A box of that size around the same middle."""
+        x, y = self.x + (self.width - width) / 2, self.y + (self.height - height) / 2
+        return _Box(x=x, y=y, width=width, height=height)
+
+    def crosses(self, other: _Box) -> bool:
+        """Whether they have a part in common."""
+        across = self.x < other.x + other.width and other.x < self.x + self.width
+        return across and self.y < other.y + other.height and other.y < self.y + self.height
+
     def rect(self, attributes: str = "") -> str:
         """It as an element, a little narrower and lower than it is, so that neighbours show."""
         return (
@@ -164,10 +174,11 @@ def _short(text: str, length: int) -> str:
 def _key() -> Iterator[str]:
     """What the colours mean."""
     x = float(LEFT)
-    for kind, label in (*_KEY, ("scratch", "scratch"), ("shared", "shared in place")):
+    more = (("scratch", "scratch"), ("shared", "shared in place"), ("full", "fullest call"))
+    for kind, label in (*_KEY, *more):
         mark = _Box(x=x, y=57, width=13, height=13)
-        if kind == "shared":
-            yield mark.rect(' class="shared"')
+        if kind in ("shared", "full"):
+            yield mark.rect(f' class="{kind}"')
         else:
             yield f'<g class="block {kind}">{mark.rect()}</g>'
         yield f'<text x="{x + 18:.1f}" y="67">{label}</text>'
@@ -239,21 +250,32 @@ def _labels(
 ) -> Iterator[str]:
     """Shape and bytes of every tensor over the call that forms it, upright where that is narrow.
 
-    At that call no other block is formed, so that in-place chains have a label a column.
+    In-place chains have a label a column: a label that would cross one before it, as that of a
+    first call that writes over its input, moves to the next call of its block, or is left out.
     """
+    taken: list[_Box] = []
     for number in dict.fromkeys((*program.graph.inputs, *(call.out for call in program.calls))):
         block = blocks[tensor_block(program, number)]
         extent = Extent(offset=plan.offsets[block.name], size=block.size)
-        box = scale.box(block.first, block.first, extent)
         shape = "x".join(map(str, program.graph.tensor(number).shape)).removeprefix("1x")  # batch
         labels = (shape, f"{block.size:,}")
         long = max(map(len, labels)) * GLYPH + 6
+        box = scale.box(block.first, block.first, extent)
         across, along, turn = box.height, box.width, ""
         if long > along:
             across, along, turn = along, across, " rotate(-90)"
-        if long > along:
-            continue
         room = labels[: int((across - 2) / LINE)]
+        deep = len(room) * LINE
+        if long > along or not room:
+            continue
+        for call in range(block.first, min(block.first + 2, block.last + 1, scale.calls)):
+            box = scale.box(call, call, extent)
+            text = box.middle(deep, long) if turn else box.middle(long, deep)
+            if not any(text.crosses(other) for other in taken):
+                break
+        else:
+            continue
+        taken.append(text)
         place = f"translate({box.x + box.width / 2:.1f} {box.y + box.height / 2:.1f}){turn}"
         for line, label in enumerate(room):
             y = LINE * (line - (len(room) - 1) / 2) + 3.5

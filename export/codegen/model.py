@@ -54,7 +54,11 @@ class Golden:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
-    """One model, as every template sees it. `graph` is what `tflite` holds."""
+    """One model, as every template sees it. `graph` is what `tflite` holds.
+
+    `source_sha256` is that of the user's file where its float ends were cut off to get `tflite`;
+    None where `tflite` is the user's file itself.
+    """
 
     tflite: bytes
     graph: Graph
@@ -62,6 +66,7 @@ class Model:
     contract: Contract | None  # None: a foreign file; no labels, no pixel quantiser
     golden: Golden
     tool_version: str
+    source_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +159,7 @@ def model_context(model: Model, names: FolderNames) -> dict[str, object]:
         "tflite_name": names.tflite,
         "tflite_bytes": len(model.tflite),
         "model_hash": model_hash,
+        "source_hash": model.source_sha256,
         "contract_hash": contract_hash,
         "model_hash32": _hash32(model_hash),
         "contract_hash32": None if contract_hash is None else _hash32(contract_hash),
@@ -293,6 +299,7 @@ def model_facts(model: Model, names: FolderNames) -> dict[str, object]:
         "tool_version": model.tool_version,
         "tflite": names.tflite,
         "model_sha256": sha256_bytes(model.tflite),
+        "source_sha256": model.source_sha256 or sha256_bytes(model.tflite),
         "contract_sha256": None if contract is None else contract.sha256(),
         "contract": None if contract is None else asdict(contract),
         "inputs": [_tensor_facts(graph.tensor(index)) for index in graph.inputs],

@@ -38,6 +38,13 @@ _HEADERS: Final = """
     termios tgmath threads time trace uchar ulimit unistd utime utmpx wchar wctype wordexp
 """
 HEADERS: Final = frozenset(_HEADERS.split())
+# Targets of make and CMake (CMP0037), and of our build files: a library of that name would be
+# refused, or take the target's place in the user's project.
+_TARGETS: Final = """
+    all always check clean common default_target depend edit_cache help install
+    list_install_components package package_source preinstall rebuild_cache run size test
+"""
+TARGETS: Final = frozenset(_TARGETS.split())
 OURS: Final = frozenset({"nd", "nd_assert", "nd_status"})  # of the runtime, beside its files
 # Ends of the files that a model `x` has beside x.h and x.c. A model `x_data` would have an x_data.h
 # of another meaning, with the same include guard, and build files would take it for a part of x.
@@ -48,8 +55,8 @@ def check_prefix(prefix: str) -> str:
     """The prefix itself when every name made of it is a legal, unreserved identifier.
 
     Raises:
-        ConfigError: wrong characters or length, a keyword, the name of a standard header or of
-            the runtime, or the end of a project's files.
+        ConfigError: wrong characters or length, a keyword, the name of a standard header, of a
+            build target or of the runtime, or the end of a project's files.
     """
     if _PREFIX.fullmatch(prefix) is None:
         fault = "must match [a-z][a-z0-9_]{0,40}"
@@ -59,6 +66,8 @@ def check_prefix(prefix: str) -> str:
         fault = "is a keyword of C or C++"
     elif prefix in HEADERS:
         fault = "is the name of a standard header"
+    elif prefix in TARGETS:
+        fault = "is a target of make or CMake"
     elif prefix in OURS or prefix in runtime_stems():
         fault = "is used by the runtime itself"
     elif prefix.endswith(FILE_ENDS):

@@ -39,6 +39,7 @@ class FileTensor:
     variable: bool
     sparse: bool
     dynamic: bool  # a shape_signature is present
+    dynamic_batch: bool  # and its first axis is of any size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +147,7 @@ def _tensor(table: Table) -> FileTensor:
         variable=table.int8(5) != 0,
         sparse=table.has(6),
         dynamic=table.has(7),
+        dynamic_batch=(table.int32s(7) or ())[:1] == (-1,),
     )
 
 

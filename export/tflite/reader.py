@@ -25,10 +25,13 @@ MAX_ENDS: Final = 64  # inputs, and outputs: far above any network, and it bound
 _DTYPES: Final = {dtype.value: dtype for dtype in DType}
 _REMEDIES: Final = {
     "tensor": "convert with int8 weights, activations, input and output",
-    "operator": "export an int8 model of supported operations",
+    "operator": "export an int8 model of the operators in: ndtool codegen --list-ops",
+    "batch": "convert with a fixed batch of 1; operators: ndtool codegen --list-ops",
     "subgraphs": "export a model of one graph, without control flow",
     "ends": "export a model of fewer inputs and outputs",
 }
+# What converters put in front of a reshape to find out the batch as the model runs.
+_BATCH_OPERATORS: Final = frozenset({"SHAPE", "PACK"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,7 @@ def build_model(model: FileModel, *, where: str) -> tuple[ReadModel, list[Unsupp
     tensors = tuple(_tensor(model, tensor, types) for tensor in model.tensors)
     ops: list[Op] = []
     numbers: list[int] = []
+    refusals: list[tuple[str, str, str]] = []  # operator, what, where
     for index, file_op in enumerate(model.ops):
         if index in ends.dropped:
             continue
@@ -100,7 +104,11 @@ def build_model(model: FileModel, *, where: str) -> tuple[ReadModel, list[Unsupp
             numbers.append(index)
         except Refusal as refusal:
             place = f"{where}, op {index} {visible(name)}{_output_name(file_op, tensors)}"
-            problems.append(_refusal(str(refusal), place, "operator"))
+            refusals.append((name, str(refusal), place))
+    open_batch = any(tensor.dynamic_batch for tensor in model.tensors)
+    open_batch |= any(name in _BATCH_OPERATORS for name, _, _ in refusals)
+    remedy = _REMEDIES["batch" if open_batch else "operator"]
+    problems += [_refusal(what, place, "operator", remedy) for _, what, place in refusals]
     graph = Graph(
         tensors=tensors,
         ops=tuple(ops),
@@ -116,8 +124,9 @@ def build_model(model: FileModel, *, where: str) -> tuple[ReadModel, list[Unsupp
     return read, problems
 
 
-def _refusal(what: str, where: str, code: str) -> UnsupportedError:
-    return UnsupportedError(what, where=where, remedy=_REMEDIES[code], code=f"tflite.{code}")
+def _refusal(what: str, where: str, code: str, remedy: str = "") -> UnsupportedError:
+    remedy = remedy or _REMEDIES[code]
+    return UnsupportedError(what, where=where, remedy=remedy, code=f"tflite.{code}")
 
 
 def _output_name(op: FileOp, tensors: tuple[Tensor, ...]) -> str:

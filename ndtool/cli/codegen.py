@@ -56,6 +56,7 @@ def codegen(
         )
     from ndtool.export.project_stage import codegen_file
 
+    console.set_resume_hint("repeat the command: it starts from the beginning")
     model = codegen_file(tflite, contract_path=contract, options=options, out=out)
     _show(out, model)
     if options.template != Template.ARRAY:

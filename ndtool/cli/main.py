@@ -131,8 +131,14 @@ def _output_lost(cause: OSError) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if cause.errno == errno.EPIPE:
         return 0
-    console.error(f"ndtool: error: cannot write the result: {cause.strerror} [os.output]")
-    return InputError.exit_code
+    error = InputError(
+        f"cannot write the result: {cause.strerror}",
+        where="stdout",
+        remedy="free some space, or write to another place",
+        code="os.output",
+    )
+    console.error(console.error_line(error))
+    return error.exit_code
 
 
 def _crash(args: list[str], *, show_traceback: bool) -> int:

@@ -34,15 +34,23 @@ def verify(
     Compared are the outputs of made inputs, of the project's golden vectors and, of a run on the
     host, of all test images; with --layers also every tensor that the C forms of the made inputs.
     """
-    from ndtool.export.c_project import is_project
+    from ndtool.export.c_project import is_project, no_project
+    from ndtool.rundir import is_run
 
     options = build(VERIFY, values)
     if is_project(Path(target)):
         document = _verify_folder(Path(target), options, profile=profile)
+    elif not is_run(target):
+        raise no_project(Path(target))
     else:
         # What `run -c` repeats is the verification of this machine.
         given = origins(ctx) if options.on == VERIFY.on else None
         document = verify_run(target, options, given, force=force, profile=profile)
+        console.out(f"files    {console.visible(str(document['project']))}")
+        if others := document["not_verified"]:
+            assert isinstance(others, list)
+            names = ", ".join(console.visible(name) for name in others)
+            console.info(f"not verified: {names}; ndtool verify PATH")
         console.out(f"next     ndtool check {document['run']}")
     console.out_json(document)
 
@@ -59,31 +67,44 @@ def verify_run(
 
     `given`: origins of the options, which config.toml keeps; None leaves it as it is.
     """
-    from ndtool.export.verify_run import count_instructions, require_run_project, verify_stage
+    from ndtool.export.verify_run import (
+        count_instructions,
+        other_projects,
+        require_run_project,
+        verify_stage,
+    )
     from ndtool.prepare import write_config
     from ndtool.rundir import find_run
 
     run = find_run(name)
     with run.lock():
         figures = verify_stage(run, options, force=force)
+        project = require_run_project(run, options.on)
         if given is not None:
             write_config(run, "verify", asdict(options), given)
     _show(figures, options)
     document: dict[str, object] = {"schema": "ndtool.verify/1", "run": str(run.path)}
+    document["project"] = str(project.folder)
+    document["not_verified"] = [str(folder) for folder in other_projects(run, project)]
     document |= {"on": options.on, "random": options.random, **figures}
     if profile:
-        document |= _profile(count_instructions(require_run_project(run), options.on))
+        document |= _profile(count_instructions(project, options.on))
     return document
 
 
 def _verify_folder(folder: Path, options: VerifyOptions, *, profile: bool) -> dict[str, object]:
-    from ndtool.export.c_project import load_projects
+    from ndtool.export.c_project import arrays_beside, load_projects
     from ndtool.export.verify_run import count_instructions, verify_project
 
+    console.set_resume_hint("repeat the command: it starts from the beginning")
     models = []
-    for project in load_projects(folder):
+    projects = load_projects(folder)
+    if arrays := [console.visible(prefix) for prefix in arrays_beside(folder)]:
+        console.info(f"left out, arrays without an engine: {', '.join(arrays)}")
+    several = len(projects) + len(arrays) > 1
+    for project in projects:
         figures = verify_project(project, options)
-        _show(figures, options)
+        _show(figures, options, name=console.visible(project.prefix) if several else "")
         row: dict[str, object] = {"prefix": project.prefix, **figures}
         models.append(row | (_profile(count_instructions(project, options.on)) if profile else {}))
     console.out(f"files    {console.visible(str(folder))}")
@@ -96,8 +117,11 @@ def _verify_folder(folder: Path, options: VerifyOptions, *, profile: bool) -> di
     }
 
 
-def _show(figures: Mapping[str, object], options: VerifyOptions) -> None:
-    """What was found equal, then sizes and counts as far as they are known."""
+def _show(figures: Mapping[str, object], options: VerifyOptions, *, name: str = "") -> None:
+    """What was found equal, then sizes and counts as far as they are known.
+
+    `name`: the model's, in a folder of several.
+    """
     from ndtool.export.verify_run import settled
 
     exact = next(value for key, value in figures.items() if key.startswith("bit_exact"))
@@ -107,7 +131,8 @@ def _show(figures: Mapping[str, object], options: VerifyOptions) -> None:
     compared = "outputs"
     if settled(options).layers:
         compared += f", of {options.random} all {count} tensors"
-    parts = [f"bit-exact {exact} ({options.on}: {compared})"]
+    parts = [name] if name else []
+    parts.append(f"bit-exact {exact} ({options.on}: {compared})")
     parts += [f"{word} {figures[key]:,} B" for key, word in words.items() if key in figures]
     for key, value in figures.items():
         if key.startswith("instructions_"):

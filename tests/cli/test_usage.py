@@ -292,6 +292,29 @@ def test_no_color(capsys: Capture) -> None:
     assert os.environ["NO_COLOR"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("where", "args"),
+    [
+        (
+            "ndtool.export.project_stage.codegen_file",
+            ("codegen", "--tflite", "x.tflite", "--out", "y"),
+        ),
+        ("ndtool.export.c_project.load_projects", ("verify", "y")),
+    ],
+)
+def test_an_interrupt_without_a_run_promises_nothing(
+    where: str, args: tuple[str, ...], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    monkeypatch.setattr("ndtool.export.c_project.is_project", lambda folder: True)
+    assert main(list(args)) == 130
+    seen = capsys.readouterr().err
+    assert seen == "ndtool: interrupted; repeat the command: it starts from the beginning\n"
+
+
 def test_an_interrupt_tells_the_hint(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt

@@ -12,6 +12,7 @@ from host_tools import require_tool
 from int8_models import tiny_model
 
 RUN = Path("runs/tiny")
+NAMES = ("nd_model", "other")
 POSIX = RUN / "codegen/posix"
 EASY = ("--max-drop", "20")
 
@@ -68,6 +69,34 @@ def test_two_models_in_one_folder(project: Path, capsys: pytest.CaptureFixture[s
     document = ndtool_here(*args, capsys=capsys).document
     assert [row["prefix"] for row in document["models"]] == ["nd_model", "other"]
     assert {row["bit_exact"] for row in document["models"]} == {"6/6"}
+    lines = ndtool_here(*args[:-1], capsys=capsys).out.splitlines()
+    assert [line.split()[:3] for line in lines[:2]] == [["C", "code", n] for n in NAMES]
+    path = project / "other_main.c"
+    call = "if (other_run(arena) != ND_OK) {"
+    assert call in path.read_text()
+    spoiled = "nd_status status = other_run(arena); ((int8_t *)other_output(arena))[0] ^= 1;"
+    text = path.read_text().replace(call, f"{spoiled}\n        if (status != ND_OK) {{")
+    path.write_text(text)
+    assert "c, model other); " in ndtool_here(*args[:-1], capsys=capsys).err
+
+
+def test_an_array_beside_an_engine_is_left_out(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marker = json.loads((project / "nd_model.json").read_text())
+    marker |= {"template": "array", "prefix": "photo"}
+    (project / "photo.json").write_text(json.dumps(marker))
+    done = ndtool_here("verify", project, "--random", "4", "--no-layers", capsys=capsys)
+    assert done.code == 0 and done.out.startswith("C code   nd_model   bit-exact 6/6")
+    assert "left out, arrays without an engine: photo" in done.err
+
+
+def test_a_file_is_neither_run_nor_project(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = ndtool_here("verify", project / "model.tflite", capsys=capsys)
+    assert done.code == 2 and "a file, neither a run folder nor a C project" in done.err
+    assert "[verify.no-project]" in done.err
 
 
 def append(name: str, text: str) -> Callable[[Path], object]:
@@ -105,9 +134,10 @@ def crash(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "args", "code", "words"),
     [
-        (shutil.rmtree, (), 2, "[run.missing]"),
-        (lambda folder: (folder / "nd_model.json").unlink(), (), 2, "[run.missing]"),
-        (append("nd_model.json", "}"), (), 2, "[verify.marker]"),
+        (shutil.rmtree, (), 2, "no such run or folder"),
+        (lambda folder: (folder / "nd_model.json").unlink(), (), 2, "no PREFIX.json marker"),
+        (lambda folder: (folder / "nd_model.json").write_text("{"), (), 2, "is damaged"),
+        (append("nd_model.json", "}"), (), 2, "the marker nd_model.json is damaged: "),
         (other_model, (), 2, "[verify.model-changed]"),
         (append("nd_model.c", "#error by hand\n"), (), 2, "by hand"),
         (append("nd_model.c", "int f(void) { return g; }\n"), (), 2, "[verify.build]"),
@@ -115,7 +145,7 @@ def crash(folder: Path) -> None:
         (crash, (), 6, "died of SIG"),
         (lambda folder: (folder / "Makefile").unlink(), (), 2, "Makefile"),
         (lambda folder: None, ("--on", "qemu:nonsense"), 2, "mps2-an386"),
-        (lambda folder: None, ("--on", "ssh:board"), 2, "mps2-an386"),
+        (lambda folder: None, ("--on", "ssh:board"), 2, "(--on); use host, qemu, or qemu:BOARD"),
         (lambda folder: None, ("--random", "0"), 2, "--random"),
         (lambda folder: None, ("--random", "1000000000"), 2, "--random"),
         (lambda folder: None, ("--seed", "-1"), 2, "--seed"),
@@ -174,6 +204,23 @@ def test_a_run_is_verified_once_and_again_when_its_c_changes(tiny: Path) -> None
     done = ndtool("verify", "tiny", "--random", "4", cwd=tiny)
     assert "codegen/posix/nd_model.h changed" in done.err and done.code == 0
     assert "not what codegen wrote: nd_model.h [" in done.err
+
+
+def test_the_project_that_fits_the_place_is_verified(tiny: Path) -> None:
+    for tool in ("arm-none-eabi-gcc", "qemu-system-arm"):
+        require_tool(tool)
+    qemu = RUN / "codegen/cortex-m-qemu"
+    few = ("--random", "2", "--no-layers")
+    assert ndtool("codegen", "tiny", "--template", "cortex-m-qemu", cwd=tiny).code == 0
+    host = ndtool("verify", "tiny", *few, cwd=tiny)
+    assert f"files    {POSIX}\n" in host.out and host.code == 0
+    assert f"not verified: {qemu}; ndtool verify PATH" in host.err
+    document = ndtool("verify", "tiny", "--on", "qemu", *few, "--json", cwd=tiny).document
+    assert (document["project"], document["not_verified"]) == (str(qemu), [str(POSIX)])
+    shutil.rmtree(tiny / qemu)
+    done = ndtool("verify", "tiny", "--on", "qemu", *few, cwd=tiny)
+    assert "verify:mps2-an386: project codegen/cortex-m-qemu -> codegen/posix" in done.err
+    assert f"files    {POSIX}\n" in done.out and "not verified" not in done.err
 
 
 def test_check_fails_when_one_byte_of_the_c_is_another(tiny: Path) -> None:

@@ -25,6 +25,7 @@ from ndtool.export.runners import tflm_arena_bytes
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.export.tflite.writer import write_tflite
 from ndtool.quant.pixels import quantize_pixels
+from ndtool.rundir import sha256_bytes
 
 pytestmark = pytest.mark.usefixtures("tflite_micro")
 
@@ -195,3 +196,5 @@ def test_a_file_with_float_ends_becomes_its_int8_part(build_model: Builder) -> N
     assert np.array_equal(model.golden.outputs, plain.golden.outputs)
     (ours,) = run_tflm(model.tflite, model.golden.inputs.reshape(2, SIDE, SIDE, 1))
     assert np.array_equal(ours.reshape(2, -1), model.golden.outputs)
+    assert model.source_sha256 == sha256_bytes(made.tflite)
+    assert plain.source_sha256 is None

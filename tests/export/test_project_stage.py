@@ -7,12 +7,14 @@ from pathlib import Path
 
 import int8_models
 import pytest
+from float_ends import with_float_ends
 
 from ndtool.errors import InputError, UnsupportedError
 from ndtool.export.codegen.render import TEMPLATES
 from ndtool.export.project_stage import codegen_file
+from ndtool.export.tflite.reader import read_tflite
 from ndtool.options import CodegenOptions
-from ndtool.rundir import Value
+from ndtool.rundir import Value, sha256_bytes
 
 pytestmark = pytest.mark.usefixtures("tflite_micro")
 
@@ -39,6 +41,25 @@ def test_every_template_can_be_generated(template: str, tmp_path: Path) -> None:
     if template != "array":
         for key in ("arena_bytes", "weights_bytes"):
             assert figures[key] == marker[key]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_cut_float_ends_are_told(
+    template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = with_float_ends(read_tflite(int8_models.tiny_model()))
+    generate(whole, tmp_path / "cut", template=template)
+    assert "int8 [codegen.float-ends]" in capsys.readouterr().err
+    assert sha256_bytes(whole) in (tmp_path / "cut" / "README.md").read_text()
+    marker = json.loads((tmp_path / "cut" / "nd_model.json").read_text())
+    assert marker["source_sha256"] == sha256_bytes(whole) != marker["model_sha256"]
+
+    generate(int8_models.tiny_model(), tmp_path / "plain", template=template)
+    assert "float-ends" not in capsys.readouterr().err
+    assert "QUANTIZE" not in (tmp_path / "plain" / "README.md").read_text()
+    marker = json.loads((tmp_path / "plain" / "nd_model.json").read_text())
+    assert marker["source_sha256"] == marker["model_sha256"]
 
 
 @pytest.mark.slow

@@ -64,6 +64,33 @@ def test_codes_are_slugs_and_have_one_exit_code() -> None:
     assert len(exits) > 30
 
 
+def test_every_code_in_the_source_is_on_the_page() -> None:
+    """Found by text, not by the syntax tree that the page is made from."""
+    text = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("ndtool", "training", "export")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    )
+    slug = r'"([a-z0-9]+(?:[.-][a-z0-9]+)*)"'
+    errors = set(re.findall(rf"\bcode(?:: str)? ?= ?{slug}", text))
+    docs = make_docs()
+    assert errors <= {site.code for site in docs.error_sites()}
+    warnings = set(re.findall(rf"\bwarn\(\s*{slug}", text))
+    assert len(warnings) > 10 and warnings <= {site.code for site in docs.warning_sites()}
+
+
+def test_codes_made_by_helpers_are_found() -> None:
+    assert {site.code for site in make_docs().error_sites()} >= {
+        "data.label-twice",  # a variable
+        "data.symlink",  # a method of ours
+        "os.output",
+        "quant.group",  # by position
+        "tflite.operator",  # a prefix and an argument
+        "tflite.tensor",
+        "tool.missing",  # a default
+    }
+
+
 def test_constant_texts_of_errors_are_whole() -> None:
     for site in make_docs().error_sites():
         for text in (site.what, site.remedy):

@@ -82,12 +82,27 @@ def test_figures_titles_and_labels() -> None:
     assert f"arena {total:,} bytes" in found
     assert "4 KiB" in found
     assert "3  CONV_2D 3x3" in found
-    assert found.count("24x24x8") == 5
+    assert found.count("24x24x8") == 4  # five tensors in place in four columns
+    assert "fullest call" in found
+
+
+def label_places(root: ET.Element) -> list[tuple[str, str]]:
+    """Transform and line of every label, in the plot."""
+    found = [text for text in root.iter(f"{SVG}text") if text.get("class") == "label"]
+    return [(text.attrib["transform"], text.attrib["y"]) for text in found]
+
+
+@pytest.mark.parametrize("calls", [1, 2, 4, 30])
+def test_no_label_lies_on_another(calls: int) -> None:
+    """Input and output of a first call in place have the same middle."""
+    places = label_places(draw(chain(calls)))
+    assert places and len(set(places)) == len(places)
 
 
 def test_shared_bytes_are_hatched() -> None:
     shared = [r for r in draw(chain(3)).iter(f"{SVG}rect") if r.get("class") == "shared"]
     assert len(shared) == 1 + 3  # the key and the calls
+    assert sum(r.get("class") == "full" for r in draw(chain(3)).iter(f"{SVG}rect")) >= 2
 
 
 def test_an_alias_is_named_in_the_tooltip() -> None:

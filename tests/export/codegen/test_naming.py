@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndtool.errors import ConfigError
-from ndtool.export.codegen.naming import FILE_ENDS, check_prefix, label_constants
+from ndtool.export.codegen.naming import FILE_ENDS, TARGETS, check_prefix, label_constants
 from ndtool.export.codegen.render import TEMPLATES, template_files
 
 
@@ -23,6 +23,7 @@ def test_prefix_is_taken(prefix: str) -> None:
         *("", "A", "1a", "_a", "a_", "a__b", "a" * 42, "a-b", "a b", "a\n", "ä", "٣a", "a٣", "*/"),
         *("int", "and", "co_await", "nd", "nd_runtime", "a.h"),
         *("string", "stdint", "nd_conv_s8", "nd_pool", "nd_requant", "nd_assert"),
+        *("all", "install", "test", "run", "list_install_components", "default_target"),
         *("kws_layers", "x_data", "x_main", "x_golden"),
     ],
 )
@@ -38,6 +39,18 @@ def test_every_source_of_a_model_has_a_known_end() -> None:
     names = {name for template in TEMPLATES for name in template_files(template)}
     found = {match[1] for name in names if (match := re.fullmatch(r"PREFIX(_\w+)\.[ch]\.j2", name))}
     assert found == set(FILE_ENDS)
+
+
+def test_targets_of_our_build_files_are_no_prefixes() -> None:
+    words = re.compile(r"^\.PHONY: (.*)$|^\s*add_(?:custom_target|library)\((\w+)", re.MULTILINE)
+    found = {
+        name
+        for template in TEMPLATES
+        for text in template_files(template).values()
+        for groups in words.findall(text.decode("utf-8"))
+        for name in " ".join(groups).split()
+    }
+    assert {"run", "common", "check"} <= found <= TARGETS
 
 
 def test_constants_of_labels() -> None:

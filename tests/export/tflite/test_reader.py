@@ -200,6 +200,38 @@ def test_all_unsupported_parts_are_named_at_once() -> None:
     assert "type float32" in caught.value.what
 
 
+def dynamic_batch(model: fb.ModelT) -> None:
+    model.subgraphs[0].tensors[0].shapeSignature = [-1, 8, 8, 3]
+    opcode(fb.BuiltinOperator.SQRT)(model)
+
+
+def dynamic_height(model: fb.ModelT) -> None:
+    model.subgraphs[0].tensors[0].shapeSignature = [1, -1, 8, 3]
+    opcode(fb.BuiltinOperator.SQRT)(model)
+
+
+EXPORT, FIX_BATCH = "export an int8 model", "convert with a fixed batch of 1"
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (opcode(fb.BuiltinOperator.SQRT), EXPORT),
+        (dynamic_height, EXPORT),
+        (dynamic_batch, FIX_BATCH),
+        (opcode(fb.BuiltinOperator.SHAPE), FIX_BATCH),
+        (opcode(fb.BuiltinOperator.PACK), FIX_BATCH),
+    ],
+)
+def test_a_refused_operator_comes_with_a_remedy(change: Change, remedy: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        read_tflite(changed(change))
+    found = [e for e in (caught.value, *caught.value.more) if e.code == "tflite.operator"]
+    assert found
+    assert all("ndtool codegen --list-ops" in e.remedy for e in found)
+    assert all(e.remedy.startswith(remedy) for e in found)
+
+
 def constant(position: int, *values: int) -> Change:
     """Another int32 constant as operand `position` of the only operator."""
 
