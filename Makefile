@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help demo test test-fast lint typecheck fix docs test-tflite-runtime wheel-test clean
-.PHONY: bench-step bench-engine prove-resume prove-engine fuzz
+.PHONY: bench-step bench-engine bench-costs prove-resume prove-engine fuzz
 
 help:
 	@echo "make demo       the whole chain on embedded digits, set-up included"
@@ -30,6 +30,7 @@ help:
 	@echo "make fuzz       crafted .tflite files into the reader for SECONDS=3600 of CPU time"
 	@echo "make bench-step the NetDistiller step against the two plain passes"
 	@echo "make bench-engine  instructions, arena, flash and stack of the C engine on four cores"
+	@echo "make bench-costs   measure again what every kernel costs on every core (costs.toml)"
 
 demo: $(VENV)/$(CORE) compilers
 	$(BIN)/ndtool run --data digits
@@ -112,6 +113,9 @@ bench-step: $(VENV)/$(ALL)
 
 bench-engine: $(VENV)/$(ALL) cross
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engine.py
+
+bench-costs: $(VENV)/$(ALL) cross
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kernel_costs.py
 
 clean:
 	rm -rf build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -36,7 +36,7 @@ from ndtool.export.runners import choose_runtime
 from ndtool.export.student import load_student, load_student_spec
 from ndtool.export.tflite.lint import Finding, Severity, lint
 from ndtool.export.tflite.reader import read_tflite
-from ndtool.gates.hops import HopRow
+from ndtool.gates.verdict import HopRow
 from ndtool.options import ExportOptions
 from ndtool.quant.pixels import input_quantization, normalize_pixels
 from ndtool.rundir import (
@@ -67,8 +67,11 @@ class ExportResult:
     findings: tuple[Finding, ...]
 
 
-def export_run(run: RunDir, options: ExportOptions, *, force: bool) -> ExportResult:
+def export_run(run: RunDir, options: ExportOptions, *, force: bool, data: str = "") -> ExportResult:
     """All stages of `ndtool export`; without `int8` it stops at ONNX.
+
+    Args:
+        data: another place for the run's data; "" for the one it was trained on.
 
     Raises:
         InputError: the training is not finished.
@@ -79,9 +82,9 @@ def export_run(run: RunDir, options: ExportOptions, *, force: bool) -> ExportRes
         write_onnx_stage(run, force=force)
     findings: tuple[Finding, ...] = ()
     if options.int8:
-        ranges_stage(run, options, force=force)
-        findings = int8_stage(run, options, force=force)
-    rows = predict_stage(run, options, force=force)
+        ranges_stage(run, options, force=force, data=data)
+        findings = int8_stage(run, options, force=force, data=data)
+    rows = predict_stage(run, options, force=force, data=data)
     return ExportResult(rows=tuple(rows), findings=findings)
 
 
@@ -125,32 +128,32 @@ def write_onnx_stage(run: RunDir, *, force: bool) -> None:
     run_stage(run, key, work, force=force, packages=("onnx", "numpy"))
 
 
-def ranges_stage(run: RunDir, options: ExportOptions, *, force: bool) -> None:
+def ranges_stage(run: RunDir, options: ExportOptions, *, force: bool, data: str = "") -> None:
     """ranges.json: min-max of every activation over a recorded sample of the training part."""
     key = StageKey(
         stage="ranges",
         version=1,
         options={"calib": options.calib, "seed": options.seed, "method": "min-max"},
         files=(ONNX, CONTRACT),
-        sources=present_data(run),
+        sources=present_data(run, data),
     )
 
     def work() -> StageOutput:
-        sample = calibration_sample(run, options)
-        data = (run / ONNX).read_bytes()
-        graph = read_onnx(data, where=ONNX)
+        sample = calibration_sample(run, options, data)
+        model = (run / ONNX).read_bytes()
+        graph = read_onnx(model, where=ONNX)
         names = sorted({t.source for t in graph.tensors.values() if t.data is None and t.source})
         pixels = normalize_pixels(sample.images, run.contract()).transpose(0, 3, 1, 2)
-        ranges = measure_ranges(data, np.ascontiguousarray(pixels), names)
+        ranges = measure_ranges(model, np.ascontiguousarray(pixels), names)
         text = ranges_text(ranges, ids=sample.ids, digests=sample.digests)
         return StageOutput(files=(run.write_text(RANGES, text),))
 
     run_stage(run, key, work, force=force, packages=("onnxruntime", "numpy"), seed=options.seed)
 
 
-def calibration_sample(run: RunDir, options: ExportOptions) -> Split:
+def calibration_sample(run: RunDir, options: ExportOptions, data: str = "") -> Split:
     """`calib` training images drawn without replacement, in the order of the training part."""
-    train = open_run_data(run).load(Part.TRAIN, run.contract())
+    train = open_run_data(run, data).load(Part.TRAIN, run.contract())
     count = min(options.calib, len(train))
     if count < options.calib:
         console.warn("export.few-images", f"only {count} training images for the ranges")
@@ -164,7 +167,9 @@ def calibration_sample(run: RunDir, options: ExportOptions) -> Split:
     )
 
 
-def int8_stage(run: RunDir, options: ExportOptions, *, force: bool) -> tuple[Finding, ...]:
+def int8_stage(
+    run: RunDir, options: ExportOptions, *, force: bool, data: str = ""
+) -> tuple[Finding, ...]:
     """model_int8.tflite, tensors.json and layers.csv; the file is linted before it is kept.
 
     Raises:
@@ -179,7 +184,7 @@ def int8_stage(run: RunDir, options: ExportOptions, *, force: bool) -> tuple[Fin
     contract = run.contract()
 
     def work() -> StageOutput:
-        made = convert_run(run, options)
+        made = convert_run(run, options, data)
         findings = lint(made.data, contract, converter=options.converter)
         errors = [f for f in findings if f.severity is Severity.ERROR]
         if errors:
@@ -218,7 +223,7 @@ class Int8File:
     names: list[dict[str, str]]
 
 
-def convert_run(run: RunDir, options: ExportOptions) -> Int8File:
+def convert_run(run: RunDir, options: ExportOptions, data: str = "") -> Int8File:
     """The int8 file of the run's ONNX by the chosen converter; writes nothing."""
     graph = read_onnx((run / ONNX).read_bytes(), where=ONNX)
     contract = run.contract()
@@ -241,15 +246,17 @@ def convert_run(run: RunDir, options: ExportOptions) -> Int8File:
         case Converter.TENSORFLOW:
             from ndtool.export.tensorflow_converter import convert_with_tensorflow
 
-            sample = calibration_sample(run, options)
+            sample = calibration_sample(run, options, data)
             pixels = normalize_pixels(sample.images, contract)
-            data = convert_with_tensorflow(graph, pixels, contract, fc=options.fc)
-            tensors = read_tflite(data).tensors
+            model = convert_with_tensorflow(graph, pixels, contract, fc=options.fc)
+            tensors = read_tflite(model).tensors
             names = [{"tflite": tensor.name, "onnx": "", "torch": ""} for tensor in tensors]
-            return Int8File(data=data, names=names)
+            return Int8File(data=model, names=names)
 
 
-def predict_stage(run: RunDir, options: ExportOptions, *, force: bool) -> list[HopRow]:
+def predict_stage(
+    run: RunDir, options: ExportOptions, *, force: bool, data: str = ""
+) -> list[HopRow]:
     """Every hop's answer to every test image, kept per sample; gives the accuracies.
 
     An int8 file that is older than the ONNX file is left out.
@@ -262,11 +269,11 @@ def predict_stage(run: RunDir, options: ExportOptions, *, force: bool) -> list[H
         version=1,
         options={},
         files=(STUDENT, ONNX, *((TFLITE,) if fresh else ()), CONTRACT),
-        sources=present_data(run),
+        sources=present_data(run, data),
     )
 
     def work() -> StageOutput:
-        images = evaluation_set(run)
+        images = evaluation_set(run, data)
         runtime, warning = choose_runtime()
         if warning:
             console.warn("export.reference", warning)

@@ -57,8 +57,8 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """One input section in the image: `output` is the section it became part of."""
+class Piece:
+    """One input section in the image: `output` is the section it became part of, sizes in bytes."""
 
     output: str
     name: str
@@ -76,7 +76,7 @@ def read_elf_facts(elf: Path, prefix: str) -> ElfFacts:
     sections = _sections(elf)
     ours = [
         (piece, *sections[piece.output])
-        for piece in _pieces(elf.with_suffix(".map"))
+        for piece in pieces(elf.with_suffix(".map"))
         if _is_ours(piece.object, prefix) and piece.output in sections and piece.size
     ]
 
@@ -101,8 +101,12 @@ def _is_ours(path: PurePosixPath, prefix: str) -> bool:
 # -- the linker's map ----------------------------------------------------------------------------
 
 
-def _pieces(path: Path) -> Iterator[_Piece]:
-    """Input sections of a GNU ld map, in order."""
+def pieces(path: Path) -> Iterator[Piece]:
+    """Input sections of the GNU ld map `path`, in order.
+
+    Raises:
+        InputError: it is no such map.
+    """
     try:
         if path.stat().st_size > MAX_MAP_BYTES:
             raise _not_ours(path, "the linker's map is far too large")
@@ -122,7 +126,7 @@ def _pieces(path: Path) -> Iterator[_Piece]:
         piece = _INPUT.match(f" {name}{line}" if name else line)
         name = ""
         if piece:
-            yield _Piece(output, piece[1], int(piece[2], 16), PurePosixPath(piece[3]))
+            yield Piece(output, piece[1], int(piece[2], 16), PurePosixPath(piece[3]))
 
 
 # -- the ELF -------------------------------------------------------------------------------------

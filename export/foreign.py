@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ from ndtool.data import open_source
 from ndtool.data.types import DataOptions, source_sha256
 from ndtool.errors import ContractError, InputError
 from ndtool.export.graph.from_onnx import read_onnx
-from ndtool.export.graph.ir import FloatGraph
+from ndtool.export.graph.ir import Conv, FloatGraph, FullyConnected
 from ndtool.export.run_data import require_labels
 from ndtool.rundir import (
     CONTRACT,
@@ -20,6 +21,7 @@ from ndtool.rundir import (
     RunDir,
     StageKey,
     StageOutput,
+    Value,
     read_bounded,
     run_stage,
     sha256_bytes,
@@ -63,17 +65,27 @@ def import_onnx(
     )
 
     def work() -> StageOutput:
-        labels = "".join(f"{label}\n" for label in contract.labels)
         names = (
             run.write_text(CONTRACT, contract.to_file_text()),
-            run.write_bytes(LABELS, labels.encode("utf-8", "surrogateescape")),
+            run.write_bytes(LABELS, contract.labels_file()),
             run.write_bytes(ONNX, data),
         )
-        return StageOutput(files=names, figures={"contract_sha256": contract.sha256()})
+        figures: dict[str, Value] = {
+            "contract_sha256": contract.sha256(),
+            "params": _count_parameters(graph),
+        }
+        return StageOutput(files=names, figures=figures)
 
     with run.lock():
         run_stage(run, key, work, force=force, packages=("onnx", "numpy"))
     return run
+
+
+def _count_parameters(graph: FloatGraph) -> int:
+    """Weights and biases, batch norm folded into them."""
+    layers = (op for op in graph.ops if isinstance(op, Conv | FullyConnected))
+    names = {name for op in layers for name in (op.weight, op.bias)}
+    return sum(math.prod(graph.tensors[name].shape) for name in names)
 
 
 def _require_fit(graph: FloatGraph, contract: Contract, path: Path, contract_path: Path) -> None:

@@ -6,6 +6,7 @@ where it can run the model itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 from ndtool import console
 from ndtool.contract import Contract
 from ndtool.data.types import Split
+from ndtool.errors import InputError
 from ndtool.evaluate import Accuracy, accuracy, agreement, max_abs_difference, predicted_class
 from ndtool.export.int8.ir import Graph
 from ndtool.export.predictions import Predictions, load_predictions, save_predictions
 from ndtool.export.runners import run_int8, run_onnx
-from ndtool.gates.hops import HopRow
+from ndtool.gates.verdict import HopRow
 from ndtool.quant.pixels import quantize_pixels
 from ndtool.rundir import ONNX, PREDICTIONS, STUDENT, TFLITE, RunDir, Value, sha256_file
 from ndtool.types import Hop, Part, Runtime
@@ -68,7 +70,22 @@ def predict_hops(
             hops += _stored(run, Hop.ONNX, images, "onnxruntime is not installed")
     if int8 and run.has(TFLITE):
         hops.append(_int8_hop(run, images, contract, runtime=runtime, workers=workers))
+    for hop in hops:
+        require_shape(hop, len(images), contract)
     return hops
+
+
+def require_shape(hop: HopPrediction, count: int, contract: Contract) -> None:
+    """One output a class: raises InputError for a model or predictions of something else."""
+    if hop.outputs.shape != (count, contract.num_classes):
+        outputs = "x".join(str(n) for n in hop.outputs.shape[1:])
+        raise InputError(
+            f"the {hop.hop.value} hop has {outputs} outputs for {len(hop.outputs):,} images,"
+            f" the contract has {contract.num_classes} labels for {count:,}",
+            where=hop.engine,
+            remedy="use the models that export wrote for this contract",
+            code="hop.shape",
+        )
 
 
 def _float_hop(hop: Hop, engine: str, logits: NDArray[np.float32]) -> HopPrediction:
@@ -112,7 +129,7 @@ def _stored(run: RunDir, hop: Hop, images: Split, why: str) -> list[HopPredictio
             engine="stored",
             outputs=stored.outputs,
             reals=stored.outputs.astype(np.float64),
-            predicted=stored.predicted,
+            predicted=predicted_class(stored.outputs),
         )
     ]
 
@@ -174,6 +191,7 @@ def hop_rows(hops: list[HopPrediction], labels: I64) -> list[HopRow]:
                 max_abs_diff=None
                 if before is None
                 else max_abs_difference(before.reals, hop.reals),
+                largest_output=float(np.max(np.abs(hop.reals))),
                 differing=differing_images(before, hop),
             )
         )
@@ -193,7 +211,9 @@ def hop_figures(rows: list[HopRow], images: Split) -> dict[str, Value]:
             figures[f"agreement_{row.hop.value}"] = row.agreement
     for before, row in pairwise(rows):
         if (before.hop, row.hop) == (Hop.FLOAT, Hop.ONNX):
-            figures["max_abs_diff_onnx"] = row.max_abs_diff
+            difference = row.max_abs_diff
+            finite = difference is not None and math.isfinite(difference)
+            figures["max_abs_diff_onnx"] = difference if finite else None
     return figures
 
 

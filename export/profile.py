@@ -13,7 +13,7 @@ import os
 import platform
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -61,6 +61,19 @@ def profile(
         MismatchError: the program does not run through.
         InputError: the ELF is not one of ours.
     """
+
+    def run(plugin: str) -> None:
+        qemu.run(elf, board, sample * 2, timeout_s=timeout_s, plugin=plugin)
+
+    return profile_by(elf, prefix, run)
+
+
+def profile_by(elf: Path, prefix: str, run: Callable[[str], None]) -> Profile:
+    """Count the second inference; `run` has QEMU execute `elf` with the `-plugin` it is given.
+
+    Raises:
+        As `profile`, and what `run` does.
+    """
     symbols = functions(elf)
     begin, end = (_address(symbols, name, elf) for name in (f"{prefix}_run", AFTER_RUN))
     plugin = plugin_path()
@@ -69,7 +82,7 @@ def profile(
         arguments = [str(plugin), f"begin={begin:x}", f"end={end:x}", "skip=1", f"out={out}"]
         # A comma within a value is doubled.
         argument = ",".join(text.replace(",", ",,") for text in arguments)
-        qemu.run(elf, board, sample * 2, timeout_s=timeout_s, plugin=argument)
+        run(argument)
         if not out.is_file():
             raise ToolMissingError(
                 "a qemu-system-arm that loads plugins",

@@ -18,6 +18,7 @@ from ndtool.export.codegen.model import ALONE, FolderNames, marker_name
 from ndtool.export.codegen.project import folder_names, write_project
 from ndtool.export.firmware import Source, build_array_model, build_engine_model
 from ndtool.export.int8.ir import op_name
+from ndtool.export.layers import op_macs
 from ndtool.export.run_data import evaluation_set, present_data
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.options import CodegenOptions
@@ -38,13 +39,18 @@ MAX_TFLITE_BYTES: Final = 256 * 1024 * 1024
 PACKAGES: Final = ("jinja2", "tflite-micro", "numpy")
 
 
-def codegen_stage(run: RunDir, options: CodegenOptions, *, force: bool) -> dict[str, Value]:
+def codegen_stage(
+    run: RunDir, options: CodegenOptions, *, force: bool, data: str = ""
+) -> dict[str, Value]:
     """Write codegen/TEMPLATE of one run; gives its figures.
+
+    Args:
+        data: another place for the run's data; "" for the one it was trained on.
 
     Raises:
         InputError: there is no int8 file, or the folder does not hold together.
     """
-    own = ("codegen", "predict", "verify", f"{CODEGEN}/", METRICS)
+    own = ("codegen", "predict", "verify", "fit", f"{CODEGEN}/", METRICS)
     wrong = [problem for problem in run.problems() if not problem.startswith(own)]
     if wrong or not run.has(TFLITE):
         raise InputError(
@@ -60,14 +66,14 @@ def codegen_stage(run: RunDir, options: CodegenOptions, *, force: bool) -> dict[
         version=2,
         options={"prefix": options.prefix, "golden": options.golden},
         files=(TFLITE, CONTRACT),
-        sources=present_data(run),
+        sources=present_data(run, data),
     )
 
     def work() -> StageOutput:
         model = _model(
             read_bounded(run / TFLITE, MAX_TFLITE_BYTES),
             contract=run.contract(),
-            images=evaluation_set(run),
+            images=evaluation_set(run, data),
             options=options,
         )
         files = _emit(model, options.template, ALONE)
@@ -122,6 +128,7 @@ def _figures(model: ArrayModel | EngineModel) -> dict[str, Value]:
     figures: dict[str, Value] = {
         "tflite_bytes": len(model.tflite),
         "ops": " ".join(sorted({op_name(op) for op in model.graph.ops})),
+        "macs": sum(op_macs(model.graph, op) for op in model.graph.ops),
     }
     if isinstance(model, ArrayModel):
         return figures | {"arena_bytes_tflm": model.arena_bytes}

@@ -65,14 +65,14 @@ def require_labels(found: Sequence[str], contract: Contract, *, where: str) -> N
     )
 
 
-def present_data(run: RunDir) -> dict[str, Sha256]:
+def present_data(run: RunDir, spec: str = "") -> dict[str, Sha256]:
     """Hash of the run's data as it is now, for the keys of stages that read it.
 
     Where the data is out of reach it counts as unchanged: what is up to date stays so, and a
     stage that must run will say what is missing.
     """
     try:
-        return {"data": source_sha256(open_run_data(run))}
+        return {"data": source_sha256(open_run_data(run, spec))}
     except NdError as problem:
         console.detail(f"data not looked at: {problem}")
     stages = run.manifest().stages

@@ -18,7 +18,13 @@ from ndtool.export import toolchain
 from ndtool.export.c_project import CProject, is_project, load_projects, project_as
 from ndtool.export.codegen.boards import BOARDS, DEFAULT_BOARD, Board, find_board
 from ndtool.export.elf_facts import read_elf_facts
-from ndtool.export.hops import HopPrediction, c_prediction, store_predictions, stored_int8
+from ndtool.export.hops import (
+    HopPrediction,
+    c_prediction,
+    require_shape,
+    store_predictions,
+    stored_int8,
+)
 from ndtool.export.host_binary import HostProgram, build_host, compiler_name
 from ndtool.export.profile import Profile, profile
 from ndtool.export.qemu_engine import QemuProgram, build_qemu
@@ -154,6 +160,29 @@ def _build(
 def core_word(board: Board) -> str:
     """`cortex_m4`, as the keys of metrics.json have it."""
     return f"cortex_{board.core}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firmware:
+    """What was measured of a project's firmware; `instructions` is None where not counted."""
+
+    flash_bytes: int
+    instructions: int | None
+
+
+def measure_firmware(project: CProject, board: Board, *, count: bool) -> Firmware:
+    """Build the project's firmware for `board`; with `count`, run one inference of it in QEMU.
+
+    Raises:
+        ToolMissingError: compiler, emulator, or what counts in it.
+        NdError: it does not compile, fit the board or run.
+    """
+    with project_as(project, CORTEX_M) as folder:
+        program = build_qemu(project, folder, board, layers=False)
+        return Firmware(
+            flash_bytes=read_elf_facts(program.elf, project.prefix).flash_bytes,
+            instructions=_count(program).instructions if count else None,
+        )
 
 
 def _measure(program: QemuProgram) -> dict[str, Value]:
@@ -321,13 +350,16 @@ def predict_c(run: RunDir, images: Split) -> HopPrediction | None:
     project = run_project(run)
     if project is None:
         return None
-    compiler = compiler_name()
-    inputs = quantize_pixels(images.images, run.contract()).reshape(len(images), -1)
+    compiler, contract = compiler_name(), run.contract()
     with project_as(project, POSIX) as folder, console.progress("C", len(images)) as bar:
         program = build_host(project, folder, layers=False)
         program.self_test()
         rows = []
         for start in range(0, len(images), program.chunk):
-            rows.append(program.run(inputs[start : start + program.chunk])[0])
-            bar.update(min(start + program.chunk, len(images)))
-    return c_prediction(np.concatenate(rows), project.graph, f"C, {compiler}")
+            pixels = images.images[start : start + program.chunk]
+            inputs = quantize_pixels(pixels, contract).reshape(len(pixels), -1)
+            rows.append(program.run(inputs)[0])
+            bar.update(start + len(pixels))
+    hop = c_prediction(np.concatenate(rows), project.graph, f"C, {compiler}")
+    require_shape(hop, len(images), contract)
+    return hop

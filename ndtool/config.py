@@ -1,7 +1,7 @@
 """Configuration files: ndtool.toml of the user, config.toml of a run (users.md, 2.4).
 
 One table a verb, option names with `_` (`max_drop` for --max-drop). A flag wins over the file, the
-file over the default.
+file over the default. The tables [boards.NAME] are boards: `ndtool.targets` reads them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +20,25 @@ from ndtool.options import WORD_OF
 from ndtool.rundir import read_bounded
 
 NAME: Final = "ndtool.toml"
+BOARDS: Final = "boards"  # the table that is no verb's
 MAX_BYTES: Final = 1024 * 1024
 Option = str | int | float | bool
 Table = dict[str, Option | list[Option]]
 _TABLE: Final = re.compile(r"^\[([a-z]+)\]\n", re.MULTILINE)
+MAX_KEY_DOTS: Final = 15
+# Strings and comments of TOML: where a dot is no part of a key. One without its end takes the rest,
+# so that nothing is looked at twice.
+_TEXT: Final = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"{3,5}|\Z)|"(?:\\.|[^"\\\n])*"?'
+    r"|'''.*?(?:'{3,5}|\Z)|'[^'\n]*'?|#[^\n]*",
+    re.DOTALL,
+)
+_DOTTED: Final = re.compile(r"[\w.\t -]+")
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+# What a terminal or a review page would not show, or show as something else (console.visible)
+_UNSEEN: Final = re.compile(
+    "[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]"
+)
 
 
 def find_config(start: Path) -> Path | None:
@@ -38,12 +54,14 @@ def find_config(start: Path) -> Path | None:
 def load_config(path: Path, known: Mapping[str, Collection[str]]) -> dict[str, Table]:
     """The tables of a configuration file, checked against the options each verb has.
 
+    Boards are left out; they are checked where they are used.
+
     Raises:
         ConfigError: unreadable, not TOML, an unknown table or key (with the nearest one).
     """
     checked: dict[str, Table] = {}
-    for verb, options in _read(path).items():
-        _require_known(verb, known, path, "")
+    for verb, options in read_toml(path).items():
+        _require_known(verb, {*known, BOARDS}, path, "")
         if not isinstance(options, dict):
             raise ConfigError(
                 "a key outside of any table",
@@ -51,6 +69,8 @@ def load_config(path: Path, known: Mapping[str, Collection[str]]) -> dict[str, T
                 remedy="put it under [train], [export], ...",
                 code="config.key",
             )
+        if verb == BOARDS:
+            continue
         for key, value in options.items():
             _require_known(key, known[verb], path, f"{verb}.")
             if not _is_plain(value, lists=True):
@@ -64,23 +84,51 @@ def load_config(path: Path, known: Mapping[str, Collection[str]]) -> dict[str, T
     return checked
 
 
-def _read(path: Path) -> dict[str, object]:
+def read_toml(path: Path) -> dict[str, object]:
+    """The tables of a TOML file of at most MAX_BYTES.
+
+    Raises:
+        InputError: it cannot be read. ConfigError: not TOML.
+    """
+    return parse_toml(read_bounded(path, MAX_BYTES), where=str(path))
+
+
+def parse_toml(
+    data: bytes, *, where: str, parse_float: Callable[[str], object] = float
+) -> dict[str, object]:
+    """The tables of a TOML text; `where` names it in errors.
+
+    Args:
+        parse_float: what makes a value of the text of a float; may raise ValueError.
+
+    Raises:
+        ConfigError: not TOML.
+    """
     try:
-        return tomllib.loads(read_bounded(path, MAX_BYTES).decode("utf-8"))
+        text = data.decode("utf-8")
+        _require_short_keys(text)
+        return tomllib.loads(text, parse_float=parse_float)
     # ValueError: TOML, UTF-8, and integers of thousands of digits. RecursionError: `[[[[...`.
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"not a TOML file: {error}",
-            where=str(path),
+            where=where,
             remedy="mend that line",
             code="config.syntax",
         ) from None
 
 
+def _require_short_keys(text: str) -> None:
+    """Refuse keys such as `a.a.a.a`: the time of tomllib grows with the cube of their parts."""
+    rest = _TEXT.sub("x", text)
+    if any(words[0].count(".") > MAX_KEY_DOTS for words in _DOTTED.finditer(rest)):
+        raise ValueError(f"a key of more than {MAX_KEY_DOTS + 1} parts")
+
+
 def load_run_table(path: Path, verb: str) -> dict[str, object]:
     """The table of `verb` in a run's config.toml by field name; empty if it cannot be read."""
     try:
-        table = _read(path).get(verb)
+        table = read_toml(path).get(verb)
     except InputError:
         return {}
     field_of = {word: field for field, word in WORD_OF.items()}
@@ -115,7 +163,7 @@ def table_text(verb: str, options: Mapping[str, tuple[object, str]]) -> str:
     lines = [f"[{verb}]"]
     for field, (value, origin) in options.items():
         if value is not None and value != ():
-            lines.append(f"{WORD_OF.get(field, field)} = {_toml_value(value)}  # {origin}")
+            lines.append(f"{WORD_OF.get(field, field)} = {toml_value(value)}  # {origin}")
     return "\n".join(lines) + "\n"
 
 
@@ -128,10 +176,30 @@ def replace_table(text: str, verb: str, table: str) -> str:
     return "\n".join(t.rstrip("\n") + "\n" for t in tables.values())
 
 
-def _toml_value(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    # A JSON string is a TOML basic string, but for DEL (and lone surrogates, which `prepare` bars).
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+def toml_value(value: object) -> str:
+    """A value as TOML writes it; texts without lone surrogates, in one line of visible characters.
+
+    A list or tuple is an array, a mapping an inline table with sorted keys.
+    """
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case Decimal():
+            plain = f"{value:f}"
+            return plain if "." in plain else f"{plain}.0"
+        case list() | tuple():
+            return f"[{', '.join(map(toml_value, value))}]"
+        case Mapping():
+            rows = (f"{toml_key(str(k))} = {toml_value(v)}" for k, v in sorted(value.items()))
+            return f"{{ {', '.join(rows)} }}"
+        case _:
+            # A JSON string is a TOML basic string; TOML bars DEL, and knows no surrogates.
+            text = json.dumps(str(value), ensure_ascii=False)
+            return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def toml_key(text: str) -> str:
+    """A key as TOML writes it."""
+    return text if _BARE_KEY.fullmatch(text) else toml_value(text)

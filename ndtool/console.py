@@ -17,18 +17,21 @@ from typing import Final, TextIO
 from ndtool.errors import ConfigError, NdError
 
 MAX_VISIBLE: Final = 200
+MAX_SENTENCE: Final = 2000  # of our own sentences, where a page or a service would choke on more
 LINE_EVERY_S: Final = 10.0  # progress lines in a log
-# C0, DEL, C1, line and paragraph separators, bidi controls, BOM, lone surrogates
+# C0, DEL, C1, line and paragraph separators, bidi controls, BOM, what XML has no form for, lone
+# surrogates
 _HIDDEN: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff"
+    "\ud800-\udfff]"
 )
 
 
-def visible(text: str) -> str:
-    """Foreign text made safe for a terminal and a log: controls escaped, at most 200 characters."""
+def visible(text: str, limit: int = MAX_VISIBLE) -> str:
+    """Foreign text safe for a terminal and a log: controls escaped, at most `limit` characters."""
     shown = visible_line(text)
-    if len(shown) > MAX_VISIBLE:
-        half = (MAX_VISIBLE - 3) // 2
+    if len(shown) > limit:
+        half = (limit - 3) // 2
         shown = f"{shown[:half]}...{shown[-half:]}"
     return shown
 
@@ -109,24 +112,29 @@ def _append(path: Path, text: str) -> None:
 
 def _to_stderr(text: str) -> None:
     """A line on stderr and in the log file; a log that breaks is told once, and given up."""
-    _write(sys.stderr, text)
+    safe = _harmless(text)
+    _write(sys.stderr, safe)
     if STATE.log_file is None:
         return
     path, problem = STATE.log_file, ""
     try:
-        _append(path, f"{text}\n")
+        _append(path, f"{safe}\n")
     except OSError as broken:
         STATE.log_file, problem = None, str(broken.strerror)
     if problem:
         warn("log-file.broken", f"{path}: {problem}; nothing more is written to it")
 
 
-def _guard(line: str) -> str:
-    """A line no CI runner takes for a command (users.md, 5.6)."""
-    if os.environ.get("GITHUB_ACTIONS") != "true":
-        return line
-    line = line.replace("##[", "##\\[")
-    return f".{line}" if line.lstrip().startswith("::") else line
+def _harmless(text: str) -> str:
+    """Lines without control characters, of which no CI runner takes one for a command.
+
+    The last lock: whatever was put into them, and a traceback too (users.md, 5.6).
+    """
+    lines = [visible_line(line) for line in text.split("\n")]
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        lines = [line.replace("##[", "##\\[") for line in lines]
+        lines = [f".{line}" if line.lstrip().startswith("::") else line for line in lines]
+    return "\n".join(lines)
 
 
 class OutputLost(BaseException):
@@ -141,10 +149,9 @@ def _write(stream: TextIO | None, text: str) -> None:
     """Lines on a stream; nothing when the process was started with it closed."""
     if stream is None:
         return
-    safe = "\n".join(_guard(line) for line in text.split("\n"))
     encoding = stream.encoding or "utf-8"
     try:
-        stream.write(safe.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
     except OSError as broken:
         if stream is sys.stdout:
@@ -155,14 +162,24 @@ def _write(stream: TextIO | None, text: str) -> None:
 def out(text: str) -> None:
     """A line of the result; nothing in --json mode."""
     if not STATE.as_json:
-        _write(sys.stdout, text)
+        _write(sys.stdout, _harmless(text))
+
+
+def out_command(line: str) -> None:
+    """A command of `gates.github` to the CI runner, as it is.
+
+    In --json mode, where stdout is one document, on stderr: the runner reads both.
+    """
+    assert "\n" not in line, line
+    _write(sys.stderr if STATE.as_json else sys.stdout, line)
 
 
 def out_json(document: object) -> None:
     """The one JSON document of --json mode."""
     if STATE.as_json:
         text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
-        _write(sys.stdout, text)
+        # A CI runner finds its old form of a command anywhere in a line; JSON has another spelling.
+        _write(sys.stdout, text.replace("##[", "##\\u005b"))
 
 
 def info(text: str) -> None:

@@ -124,6 +124,11 @@ class Contract:
         """Readable JSON for contract.json; parses to the same contract."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
+    def labels_file(self) -> bytes:
+        """The content of labels.txt: a label a line, file names that are no UTF-8 as they are."""
+        text = "".join(f"{label}\n" for label in self.labels)
+        return text.encode("utf-8", "surrogateescape")
+
 
 def _sane(norm: Normalize) -> bool:
     values = (*norm.mean, *norm.std)

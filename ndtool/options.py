@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from ndtool.types import Converter, FcScales, Recipe, Runtime, StudentLoss
+from ndtool.types import Converter, FcScales, Policy, Recipe, Runtime, StudentLoss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ class TrainOptions:
     seed: int = 0
     threads: int = 0  # 0: the cores, at most 4; recorded in the checkpoint
     device: str = "auto"  # auto, cpu, cuda, cuda:N
+    target: str = ""  # board that the network must fit; empty: none
+    boards: str = ""  # TOML file with more boards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,8 @@ class CodegenOptions:
     template: str = "posix"
     prefix: str = "nd_model"
     golden: int = 8  # golden vectors: pixels, int8 input, int8 output
+    target: str = ""  # board that the C must fit; empty: the one it was trained for
+    boards: str = ""  # TOML file with more boards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +88,16 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """Bounds of `check`. Drops in percentage points, accuracies as fractions 0..1."""
+    """Bounds of `check`. Drops in percentage points, accuracies as fractions 0..1.
 
-    max_drop_points: float = 1.0
+    None: the baseline's bound, or where there is no baseline that of `gates.baseline.Bounds`.
+    """
+
+    baseline: str = ""  # file; empty: only absolute and hop bounds
+    policy: Policy | None = None
+    max_drop_points: float | None = None  # against the baseline, and from float to int8
     min_accuracy: float | None = None
+    keep_going: bool = False  # judge the models of a folder that does not hold together
     runtime: Runtime = Runtime.TFLM
     workers: int = 0
 

@@ -51,7 +51,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Options that only matter to the recipe netdistiller
 _DISTILLER_ONLY: Final = ("student_loss", "surgery", "expand", "uncertainty")
 # Options that change how a run is done, not what comes out of it
-NOT_COMPARED: Final = ("device", "threads")
+NOT_COMPARED: Final = ("device", "threads", "target", "boards")
 _PLACE: Final = ("name", "out")
 
 
@@ -270,12 +270,11 @@ def write_start(prepared: Prepared, given: Mapping[str, str]) -> list[str]:
     how = {key: getattr(prepared.options, key) for key in NOT_COMPARED}
     place = {"name": run.path.name, "out": str(run.path.parent)}
     write_config(run, "train", settings(prepared.options) | how | place, given)
-    labels = "".join(f"{label}\n" for label in prepared.contract.labels)
     rows = ["path,sha256,split"]
     for name, digest, part in prepared.source.split_table():
         rows.append(f"{csv_cell(name)},{digest},{part.value}")
     return [
         run.write_text(CONTRACT, prepared.contract.to_file_text()),
-        run.write_bytes(LABELS, labels.encode("utf-8", "surrogateescape")),
+        run.write_bytes(LABELS, prepared.contract.labels_file()),
         run.write_bytes(SPLIT, ("\n".join(rows) + "\n").encode("utf-8", "surrogateescape")),
     ]

@@ -7,6 +7,7 @@ written under a temporary name in the same folder, fsynced and renamed; the mani
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from typing import IO, ClassVar, Final
 
 from ndtool import console
 from ndtool.contract import Contract, load_contract
-from ndtool.errors import InputError
+from ndtool.errors import ConfigError, InputError
 from ndtool.types import Sha256
 
 CONFIG: Final = "config.toml"
@@ -81,7 +82,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             code="output.not-a-file",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as handle:
             handle.write(data)
@@ -95,6 +96,32 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """`write_atomic` of UTF-8 text with line feeds as they are."""
     write_atomic(path, text.encode("utf-8"))
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Refuse an output file before work is done for it; makes the folder it is to be in.
+
+    Raises:
+        ConfigError: `path`, given by `option`, cannot be written.
+    """
+    try:
+        if "\0" in str(path) or (path.exists() and not path.is_file()):
+            raise OSError(errno.EINVAL, "not a regular file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = _temporary(path)
+        probe.touch()
+        probe.unlink()
+    except OSError as problem:
+        raise ConfigError(
+            f"cannot write the file: {problem.strerror}",
+            where=console.visible(f"{option} {path}"),
+            remedy="name a file in a folder that can be written",
+            code="option.output-file",
+        ) from None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def json_text(value: object) -> str:
@@ -313,12 +340,15 @@ class RunDir:
         """Drop the stages `kind` and `kind:...` whose input has changed, with what they wrote.
 
         For figures about something that another stage has just replaced: they are absent until
-        they are measured again.
+        they are measured again. Those of which a file is gone are dropped, too: a committed run
+        folder holds no predictions (design, 3).
         """
-        for stage in self.stale_stages():
-            if stage.partition(":")[0] == kind:
+        manifest, stale = self.manifest(), self.stale_stages()
+        lost = {row.stage for name, row in manifest.files.items() if not self.has(name)}
+        for stage in manifest.stages:
+            if stage.partition(":")[0] == kind and (stage in stale or stage in lost):
                 console.info(f"{stage}: to be done again")
-                for name, row in self.manifest().files.items():
+                for name, row in manifest.files.items():
                     if row.stage == stage:
                         (self.path / name).unlink(missing_ok=True)
                 self.forget(stage)

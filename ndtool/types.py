@@ -53,6 +53,13 @@ class Runtime(StrEnum):
     TFLITE_RUNTIME = "tflite-runtime"
 
 
+class Policy(StrEnum):
+    """How much accuracy may be lost against a baseline (users.md, 5.4)."""
+
+    STRICT = "strict"
+    PAIRED = "paired"
+
+
 class Part(StrEnum):
     """Part of a data set."""
 

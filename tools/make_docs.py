@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import inspect
 import os
@@ -27,7 +28,11 @@ COMMANDS = (
     ("codegen",),
     ("verify",),
     ("check",),
+    ("baseline", "show"),
+    ("baseline", "accept"),
+    ("analyze",),
     ("models",),
+    ("targets",),
     ("data", "inspect"),
     ("doctor",),
 )
@@ -316,6 +321,76 @@ def paragraphs(doc: str | None) -> list[str]:
     return [" ".join(text.split("\n")) for text in found if not text.startswith("Args:")]
 
 
+def targets_page() -> str:
+    """docs/targets.md."""
+    from ndtool import targets
+    from ndtool.export.codegen.boards import BOARDS
+
+    def sizes(board: targets.Target) -> list[str]:
+        doubt = "~" if targets.uncertain(board) else ""
+        return [f"{size:,}{doubt}" for size in (board.ram, board.ram_total, board.flash)]
+
+    rows = [
+        (
+            f"**{board.name}**",
+            board.core,
+            str(board.clock_mhz),
+            *sizes(board),
+            "; ".join(filter(None, (board.source, board.note))),
+        )
+        for board in targets.built_in_targets().values()
+    ]
+    optional = {
+        field.name for field in fields(targets.Target) if field.default is not dataclasses.MISSING
+    }
+    keys = [
+        (f"`{key}`", "may be left out" if key in optional else "needed", text)
+        for key, text in targets.KEYS.items()
+    ]
+    qemu = [(f"`{board.name}`", f"cortex-{board.core}") for board in BOARDS]
+    parts = [
+        "# Targets",
+        "",
+        "Generated from `ndtool/boards.toml` and `ndtool/targets.py` by `make docs`; do not edit.",
+        "`ndtool targets -v` prints the same. Sizes in bytes; RAM is the largest contiguous block,",
+        "which an arena cannot leave. Sources: Z the board's files in Zephyr, P in PlatformIO,",
+        "V the vendor's page or note named, [K] general knowledge. `~` behind a figure: it has one",
+        "source, or an unsure one.",
+        *table(("target", "core", "MHz", "RAM", "RAM, all", "flash", "source"), rows),
+        "",
+        "## When a model fits",
+        "",
+        f"When arena and {targets.STACK_BYTES:,} bytes of stack are at most RAM without its",
+        "reserve, and code and tables at most flash without its. The reserves are what your",
+        "application keeps, the larger of {:,} bytes and {} % of RAM,".format(*targets.RAM_RESERVE),
+        "of {:,} bytes and {} % of flash, unless the board has".format(*targets.FLASH_RESERVE),
+        "its own or `ndtool analyze` is given `--ram-reserve` and `--flash-reserve`.",
+        "",
+        "## Your own boards",
+        "",
+        "In `ndtool.toml`, or in a file that `--boards` names. A board named like a built-in one,",
+        "or with its name among the aliases, replaces it. `_` and `-` are the same in a name, and",
+        "so are small letters and capitals.",
+        "",
+        "```toml",
+        "[boards.my-board]",
+        'core = "cortex-m4f"',
+        "clock_mhz = 100",
+        "ram = 98304",
+        "ram_total = 131072",
+        "flash = 524288",
+        'source = "data sheet, rev. 3; linker script"',
+        "```",
+        *table(("key", "", "value"), keys),
+        "",
+        "## Boards of QEMU",
+        "",
+        "They are places to run the C, `ndtool verify RUN --on qemu:BOARD`, and no targets.",
+        *table(("board", "core"), qemu),
+    ]
+    return "\n".join(parts) + "\n"
+
+
 # -- the int8 IR -----------------------------------------------------------------------------------
 
 
@@ -419,6 +494,7 @@ PAGES = {
     "errors.md": errors_page,
     "ir.md": ir_page,
     "operators.md": operators_page,
+    "targets.md": targets_page,
 }
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ndtool.export.codegen.arena import plan_program
 from ndtool.export.codegen.lower import lower
-from ndtool.export.codegen.passes import run_passes
+from ndtool.export.codegen.passes import PASSES, Pass, run_passes
 from ndtool.export.codegen.plan import ArenaPlan
 from ndtool.export.codegen.program import Program
 from ndtool.export.int8.ir import Graph
@@ -21,11 +22,11 @@ class Compiled:
     plan: ArenaPlan
 
 
-def compile_graph(graph: Graph) -> Compiled:
-    """Kernel calls and arena of `graph`.
+def compile_graph(graph: Graph, passes: Sequence[Pass] = PASSES) -> Compiled:
+    """Kernel calls and arena of `graph`; generated code is of all `PASSES`.
 
     Raises:
         UnsupportedError: names everything in `graph` that the engine has no exact code for.
     """
-    program = lower(run_passes(graph))
+    program = lower(run_passes(graph, passes))
     return Compiled(graph=graph, program=program, plan=plan_program(program))

@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 
 from ndtool import __version__
-from ndtool.cli import check, codegen, data, doctor, export, models, run, train, verify
+from ndtool.cli import (
+    analyze,
+    baseline,
+    check,
+    codegen,
+    data,
+    doctor,
+    export,
+    models,
+    run,
+    targets,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="ndtool",
@@ -17,6 +30,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 data_app = typer.Typer(help="Look at a data set.", no_args_is_help=True, rich_markup_mode=None)
+baseline_app = typer.Typer(
+    help="Accepted results, which check holds others against.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 def _version(wanted: bool) -> None:
@@ -40,7 +58,12 @@ app.command("export")(export.export)
 app.command("codegen")(codegen.codegen)
 app.command("verify")(verify.verify)
 app.command("check")(check.check)
+app.command("analyze")(analyze.analyze)
 app.command("models")(models.models)
+app.command("targets")(targets.targets)
 app.command("doctor")(doctor.doctor)
 data_app.command("inspect")(data.inspect)
 app.add_typer(data_app, name="data")
+baseline_app.command("show")(baseline.show)
+baseline_app.command("accept")(baseline.accept)
+app.add_typer(baseline_app, name="baseline")

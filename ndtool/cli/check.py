@@ -1,27 +1,59 @@
 """ndtool check."""
 
 import dataclasses
+import os
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ndtool import console
-from ndtool.cli.params import RunArg, build, verb
+from ndtool.cli.params import EvalData, RunArg, build, verb
 from ndtool.options import CHECK, CheckOptions
+from ndtool.rundir import require_writable
 
 if TYPE_CHECKING:
-    from ndtool.gates.hops import Verdict
+    from ndtool.gates.verdict import Verdict
 
 GATE_FAILED = 3
-EvalData = Annotated[str, typer.Option("--data", help="Another place for the run's data.")]
+ENGINES = ("torch", "onnxruntime", "tflite-micro", "ai-edge-litert", "tflite-runtime", "numpy")
+JunitFile = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Write the gates as JUnit XML.")
+]
+MarkdownFile = Annotated[
+    Path | None, typer.Option("--markdown", metavar="FILE", help="Write the verdict as Markdown.")
+]
+Github = Annotated[
+    bool, typer.Option("--github", help="Annotations and step summary for GitHub Actions.")
+]
 
 
 @verb(CHECK)
-def check(run: RunArg, data: EvalData = "", **values: Any) -> None:
-    """Run every hop's model on the test images; exit 3 when accuracy is lost on the way."""
-    verdict = check_run(run, build(CHECK, values), data=data)
+def check(
+    run: RunArg,
+    data: EvalData = "",
+    junit: JunitFile = None,
+    github: Github = False,
+    markdown: MarkdownFile = None,
+    **values: Any,
+) -> None:
+    """Run every hop's model on the test images and judge; exit 3 when a gate fails.
+
+    With a baseline, against what was accepted; without one, only by absolute and hop bounds.
+    """
+    options = build(CHECK, values)
+    for option, path in (("--junit", junit), ("--markdown", markdown)):
+        if path is not None:
+            require_writable(path, option)
+    began = time.gmtime()
+    verdict = check_run(run, options, data=data)
+    write_files(verdict, junit=junit, markdown=markdown, began=began)
     console.out_json(verdict.document())
-    show_check(verdict)
+    print_check(verdict)
+    if github:
+        tell_github(verdict, options.baseline)
+    end_check(verdict)
 
 
 def check_run(
@@ -39,36 +71,68 @@ def check_run(
     return checking.check_run(run, options, data=data)
 
 
-def show_check(verdict: "Verdict") -> None:
-    """Print the table and the verdict; ends with exit 3 when a gate failed."""
-    print_check(verdict)
+def end_check(verdict: "Verdict") -> None:
+    """Exit 3 when a gate failed."""
     if not verdict.passed:
         raise typer.Exit(GATE_FAILED)
 
 
 def print_check(verdict: "Verdict") -> None:
-    """The table of hops and every gate."""
-    from ndtool.evaluate import wilson_interval
+    """The table of hops, every gate, and in the last line what failed."""
+    from ndtool.gates.verdict import HOP_HEAD, WORDS
 
-    console.out("no baseline: only absolute and hop bounds judged\n")
-    rows = [
-        (
-            row.hop.value,
-            row.accuracy.text,
-            "{:.1%} to {:.1%}".format(*wilson_interval(row.accuracy)),
-            "-" if row.agreement is None else f"{row.agreement:.2%}",
-            "-" if row.max_abs_diff is None else f"{row.max_abs_diff:.3g}",
-            row.engine,
-        )
-        for row in verdict.rows
-    ]
-    head = ("hop", "accuracy", "95 % interval", "agreement", "max diff", "engine")
-    console.out(console.table(head, rows))
+    console.out(f"{console.visible_line(verdict.against)}\n")
+    if verdict.rows:
+        console.out(console.table(HOP_HEAD, [row.cells for row in verdict.rows]))
+        console.out("")
     if verdict.recall:
-        label, worst = min(verdict.recall.items(), key=lambda item: item[1].fraction)
-        console.out(f"\nworst class  {console.visible(label)}  {worst.text} found")
-    console.out("")
-    words = {True: "PASS", False: "FAIL", None: "SKIP"}
+        label, worst = min(verdict.recall.items(), key=lambda item: item[1].exact)
+        console.out(f"worst class  {console.visible(label)}  {worst.text} found\n")
     for judgement in verdict.judgements:
-        console.out(f"{words[judgement.passed]}  {judgement.gate}: {judgement.text}")
-    console.out(f"\n{'PASS' if verdict.passed else 'FAIL'}  {verdict.eval_count} test images")
+        name, text = console.visible(judgement.name), console.visible_line(judgement.text)
+        console.out(f"{WORDS[judgement.passed]}  {name}: {text}")
+    for notice in verdict.notices:
+        console.out(f"note  {console.visible_line(notice)}")
+    names = ", ".join(console.visible(judgement.name) for judgement in verdict.failed)
+    word = f"FAIL  {names};" if names else "PASS "
+    console.out(f"\n{word} {verdict.eval_count} test images")
+
+
+def write_files(
+    verdict: "Verdict", *, junit: Path | None, markdown: Path | None, began: time.struct_time
+) -> None:
+    """The verdict in other forms, also when a gate failed."""
+    from ndtool.rundir import package_versions, write_text_atomic
+
+    if junit is not None:
+        from ndtool.gates.junit import junit_text
+
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", began)
+        versions = package_versions(ENGINES)
+        write_text_atomic(junit, junit_text(verdict, timestamp=stamp, versions=versions))
+    if markdown is not None:
+        from ndtool.gates.markdown import markdown_text
+
+        write_text_atomic(markdown, markdown_text(verdict))
+
+
+def tell_github(verdict: "Verdict", baseline: str) -> None:
+    """Annotations on stdout, and the page of the step where the runner has named a file for it."""
+    from ndtool.gates.baseline_file import anchor_line
+    from ndtool.gates.github import annotation_lines, inside_checkout, step_summary
+
+    place, text = None, ""
+    if baseline:
+        place = inside_checkout(Path(baseline), Path(os.environ.get("GITHUB_WORKSPACE", "")))
+        text = Path(baseline).read_text("utf-8")
+    for line in annotation_lines(
+        verdict, baseline_file=place, lines=lambda key: anchor_line(text, key)
+    ):
+        console.out_command(line)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(step_summary(verdict))
+        except OSError as problem:
+            why = f"the step summary cannot be written: {problem.strerror}"
+            console.warn("check.step-summary", why)

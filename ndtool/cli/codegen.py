@@ -1,15 +1,19 @@
 """ndtool codegen."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ndtool import console
-from ndtool.cli.params import Force, Template, build, origins, verb
+from ndtool.cli.params import EvalData, Force, build, origins, verb
+from ndtool.cli.summary import end_if_too_large, print_summary
 from ndtool.errors import ConfigError
 from ndtool.options import CODEGEN, CodegenOptions
+
+if TYPE_CHECKING:
+    from ndtool.export.summary import Summary
+    from ndtool.targets import Target
 
 MaybeRun = Annotated[
     str,
@@ -28,6 +32,7 @@ def codegen(
     tflite: Tflite = None,
     contract: ContractFile = None,
     out: OutDir = None,
+    data: EvalData = "",
     list_ops: ListOps = False,
     force: Force = False,
     **values: Any,
@@ -45,7 +50,8 @@ def codegen(
             code="usage",
         )
     if tflite is None:
-        console.out_json(codegen_run(run, options, origins(ctx), force=force))
+        document, board = codegen_run(run, options, origins(ctx), force=force, data=data)
+        _end(document, conclude(run, options.template, board))
         return
     if out is None:
         raise ConfigError(
@@ -54,45 +60,72 @@ def codegen(
             remedy="name the folder of the C project",
             code="usage",
         )
+    if data:
+        raise ConfigError(
+            "--data goes with a run folder",
+            where="command line",
+            remedy="leave it out: golden vectors of a lone .tflite are made inputs",
+            code="usage",
+        )
     from ndtool.export.project_stage import codegen_file
+    from ndtool.export.summary import named_target, summarize_project
 
     console.set_resume_hint("repeat the command: it starts from the beginning")
-    model = codegen_file(tflite, contract_path=contract, options=options, out=out)
-    _show(out, model)
-    if options.template != Template.ARRAY:
-        console.out(f"next     ndtool verify {console.visible(str(out))}")
-    console.out_json({"schema": "ndtool.codegen/1", "project": str(out), **model})
+    board = named_target(options)
+    figures = codegen_file(tflite, contract_path=contract, options=options, out=out)
+    summary = summarize_project(out, options, figures, board)
+    _end({"schema": "ndtool.codegen/1", "project": str(out), **figures}, summary)
 
 
 def codegen_run(
-    name: str, options: CodegenOptions, given: dict[str, str], *, force: bool
-) -> dict[str, object]:
-    """Write the C project of one run; shared by `codegen` and `run`. Gives the --json document."""
+    name: str,
+    options: CodegenOptions,
+    given: dict[str, str],
+    *,
+    force: bool,
+    data: str = "",
+) -> tuple[dict[str, object], "Target | None"]:
+    """Write the C project of one run; shared by `codegen` and `run`.
+
+    Gives the --json document, without the summary, and the board that the C must fit.
+    """
     from dataclasses import asdict
 
     from ndtool.export.project_stage import codegen_stage
+    from ndtool.export.summary import wanted_target
     from ndtool.prepare import write_config
     from ndtool.rundir import CODEGEN as FOLDER
     from ndtool.rundir import find_run
 
     run = find_run(name)
+    board = wanted_target(run, options)
     with run.lock():
-        figures = codegen_stage(run, options, force=force)
+        figures = codegen_stage(run, options, force=force, data=data)
         write_config(run, "codegen", asdict(options), given)
     project = run.path / FOLDER / options.template
-    _show(project, figures)
-    following = "check" if options.template == Template.ARRAY else "verify"
-    console.out(f"next     ndtool {following} {run.path}")
-    return {"schema": "ndtool.codegen/1", "project": str(project), **figures}
+    return {"schema": "ndtool.codegen/1", "project": str(project), **figures}, board
 
 
-def _show(project: Path, figures: Mapping[str, object]) -> None:
-    words = {"arena_bytes": "arena", "weights_bytes": "weights", "tflite_bytes": "model"}
-    words |= {"arena_bytes_tflm": "TFLM arena"}
-    known = {word: figures[key] for key, word in words.items() if figures.get(key) is not None}
-    sizes = "   ".join(f"{word} {value:,} B" for word, value in known.items())
-    console.out(f"C code   {sizes}   ops {figures['ops']}")
-    console.out(f"files    {console.visible(str(project))}")
+def conclude(name: str, template: str, board: "Target | None", baseline: str = "") -> "Summary":
+    """The figures of a run; whether it fits the board is kept in the folder.
+
+    `baseline`: the file that its next check is held against.
+    """
+    from ndtool.export.summary import record_fit, summarize
+    from ndtool.rundir import find_run
+
+    run = find_run(name)
+    with run.lock():
+        summary = summarize(run, template=template, target=board, baseline=baseline)
+        record_fit(run, summary.fit)
+    return summary
+
+
+def _end(document: dict[str, object], summary: "Summary") -> None:
+    """Print the result; exit 4 when it does not fit the target."""
+    print_summary(summary)
+    console.out_json(document | {"summary": summary.document()})
+    end_if_too_large(summary)
 
 
 def _list_operators() -> None:

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import Force, Int8, build, origins, verb
+from ndtool.cli.params import EvalData, Force, Int8, build, origins, verb
+from ndtool.cli.summary import print_summary
 from ndtool.errors import ConfigError
 from ndtool.options import EXPORT, ExportOptions
-from ndtool.types import Hop
 
 MaybeRun = Annotated[
     str,
@@ -30,6 +30,7 @@ def export(
     calib_data: CalibData = "",
     contract: ContractFile = None,
     out: OutDir = None,
+    data: EvalData = "",
     force: Force = False,
     **values: Any,
 ) -> None:
@@ -43,6 +44,13 @@ def export(
             code="usage",
         )
     if onnx is not None:
+        if data:
+            raise ConfigError(
+                "--data goes with a run folder",
+                where="command line",
+                remedy="with --onnx, name the data by --calib-data",
+                code="usage",
+            )
         if contract is None or out is None or not calib_data:
             raise ConfigError(
                 "--onnx needs --contract, --calib-data and --out",
@@ -57,32 +65,38 @@ def export(
                 onnx, contract_path=contract, calib_data=calib_data, out=out, force=force
             ).path
         )
-    console.out_json(export_run(run, options, origins(ctx), force=force))
+    from ndtool.export.summary import recorded_target, summarize
+    from ndtool.rundir import find_run
+
+    document = export_run(run, options, origins(ctx), force=force, data=data)
+    exported = find_run(run)
+    summary = summarize(exported, target=recorded_target(exported))
+    print_summary(summary)
+    console.out_json(document | {"summary": summary.document()})
 
 
 def export_run(
-    name: str, options: ExportOptions, given: dict[str, str], *, force: bool
+    name: str,
+    options: ExportOptions,
+    given: dict[str, str],
+    *,
+    force: bool,
+    data: str = "",
 ) -> dict[str, object]:
     """Export one run folder; shared by `export` and `run`. Gives the --json document."""
     from dataclasses import asdict
 
     from ndtool.export import chain
     from ndtool.prepare import write_config
-    from ndtool.rundir import ONNX, TFLITE, find_run
+    from ndtool.rundir import find_run
 
     run = find_run(name)
     with run.lock():
-        result = chain.export_run(run, options, force=force)
+        result = chain.export_run(run, options, force=force, data=data)
         write_config(run, "export", asdict(options), given)
     warnings = [f for f in result.findings if f.severity.value == "warning"]
     for finding in warnings:
         console.warn(f"lint.{finding.rule}", finding.text)
-    hops = "   ".join(f"{row.hop.value} {row.accuracy.text}" for row in result.rows)
-    console.out(f"accuracy {hops}")
-    console.out(f"files    {run.path / (TFLITE if options.int8 else ONNX)}")
-    has_int8 = any(row.hop is Hop.INT8 for row in result.rows)
-    following = f"ndtool codegen {run.path}" if has_int8 else f"ndtool export {run.path} --int8"
-    console.out(f"next     {following}")
     return {
         "schema": "ndtool.export/1",
         "run": str(run.path),

@@ -6,7 +6,9 @@ import functools
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeVar
@@ -15,10 +17,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from ndtool import console
-from ndtool.config import find_config, load_config
+from ndtool.config import BOARDS, find_config, load_config, read_toml
 from ndtool.errors import ConfigError
 from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, WORD_OF
-from ndtool.types import Converter, FcScales, Recipe, Runtime, StudentLoss
+from ndtool.types import Converter, FcScales, Policy, Recipe, Runtime, StudentLoss
 
 T = TypeVar("T")
 _FROM_FILE: Final = "ndtool.from-file"  # in a context: table -> field -> value for that verb
@@ -62,10 +64,20 @@ def fraction(text: str) -> float:
         value = float(text)
     except ValueError:
         raise typer.BadParameter(f"{console.visible(repr(text))} is not a number") from None
-    value = value / 100 if value > 1 else value
-    if not 0 <= value <= 1:
+    if not 0 <= value <= 100:
         raise typer.BadParameter(f"{text!r} is not an accuracy between 0 and 100 %")
-    return value
+    # In decimals: the float nearest to 97.3 % is not that of 97.3 divided by 100.
+    return float(Decimal(str(value)) / 100) if value > 1 else value
+
+
+def size_bytes(value: object) -> int:
+    """`56000`, `64K` or `1M`, or a number of a configuration file; K is 1024."""
+    found = re.fullmatch(r"([0-9]{1,12})([KM]?)", str(value).upper())
+    if found is None:
+        raise typer.BadParameter(
+            f"{console.visible(repr(value))} is not a size such as 56000, 64K or 1M"
+        )
+    return int(found[1]) * {"": 1, "K": 1024, "M": 1024 * 1024}[found[2]]
 
 
 def int_list(value: object) -> tuple[int, ...]:
@@ -93,6 +105,7 @@ Data = Annotated[
     typer.Option(help="digits, folder:PATH, npz:FILE or fashion-mnist:DIR. Never downloads."),
 ]
 ModelName = Annotated[str, typer.Option("--model", help="Model name; see ndtool models.")]
+EvalData = Annotated[str, typer.Option("--data", help="Another place for the run's data.")]
 Width = Annotated[float, typer.Option(help="Factor on every width, such as .35.")]
 Resolution = Annotated[
     int | None, typer.Option(min=1, max=4096, help="Side of the square input, px. [by source]")
@@ -161,10 +174,27 @@ LayersOpt = Annotated[
     bool | None,
     typer.Option("--layers/--no-layers", help="Every tensor of made inputs too. [on the host]"),
 ]
+Target = Annotated[str, typer.Option(metavar="BOARD", help="Must fit it; see ndtool targets.")]
+Boards = Annotated[
+    str, typer.Option(metavar="FILE", help="TOML file with more boards. [those of -c]")
+]
+BaselineOpt = Annotated[
+    str, typer.Option("--baseline", metavar="FILE", help="Accepted result to hold it against.")
+]
+PolicyOpt = Annotated[
+    Policy | None, typer.Option(help="How a drop is judged. [the baseline's, else paired]")
+]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="Run the models of a damaged folder, too.")
+]
 MaxDrop = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--max-drop", min=0, metavar="POINTS", help="From float to int8 that still passes."
+        "--max-drop",
+        min=0,
+        max=100,
+        metavar="POINTS",
+        help="Against the baseline, and from float to int8. [the baseline's, else 1]",
     ),
 ]
 MinAccuracy = Annotated[
@@ -230,6 +260,8 @@ _GROUPS: Final = (
             "seed": Seed,
             "threads": Threads,
             "device": Device,
+            "target": Target,
+            "boards": Boards,
         },
     ),
     _Group(
@@ -243,7 +275,17 @@ _GROUPS: Final = (
             "seed": Seed,
         },
     ),
-    _Group(CODEGEN, "codegen", {"template": TemplateOpt, "prefix": Prefix, "golden": Golden}),
+    _Group(
+        CODEGEN,
+        "codegen",
+        {
+            "template": TemplateOpt,
+            "prefix": Prefix,
+            "golden": Golden,
+            "target": Target,
+            "boards": Boards,
+        },
+    ),
     _Group(
         VERIFY,
         "verify",
@@ -259,8 +301,11 @@ _GROUPS: Final = (
         CHECK,
         "check",
         {
+            "baseline": BaselineOpt,
+            "policy": PolicyOpt,
             "max_drop_points": MaxDrop,
             "min_accuracy": MinAccuracy,
+            "keep_going": KeepGoing,
             "runtime": RuntimeOpt,
             "workers": Workers,
         },
@@ -361,6 +406,8 @@ def _set_defaults(
     Raises:
         InputError, ConfigError: missing or unreadable, an unknown key, a value that its option
             does not take; all tables are checked, also those of other verbs.
+
+    Boards in the file that -c names are the default of --boards.
     """
     found = path or find_config(Path.cwd())
     root = ctx.find_root().command
@@ -394,6 +441,11 @@ def _set_defaults(
         for field, table in borrowed.items()
         if field in values.get(table, {})
     }
+    if path is not None and BOARDS in read_toml(path):  # those of ndtool.toml are found without
+        merged |= {BOARDS: str(path)}
+        for group in groups:
+            if BOARDS in group.words:
+                of_verb[group.table] = {BOARDS: str(path)} | of_verb[group.table]
     for rows in of_verb.values():
         merged |= rows
     ctx.meta[_FROM_FILE] = of_verb

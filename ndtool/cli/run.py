@@ -7,10 +7,11 @@ from typing import Any
 import typer
 
 from ndtool import console
-from ndtool.cli.check import check_run, print_check, show_check
-from ndtool.cli.codegen import codegen_run
+from ndtool.cli.check import check_run, end_check, print_check
+from ndtool.cli.codegen import codegen_run, conclude
 from ndtool.cli.export import export_run
 from ndtool.cli.params import Force, Name, Out, Resume, Template, build_part, verb
+from ndtool.cli.summary import end_if_too_large, next_baseline, print_summary
 from ndtool.cli.train import train_run
 from ndtool.cli.verify import verify_run
 from ndtool.errors import NdError
@@ -41,11 +42,14 @@ def run(
     codegen_options, codegen_given = build_part(ctx, CODEGEN, values)
     verify_options, verify_given = build_part(ctx, VERIFY, values)
     check_options, check_given = build_part(ctx, CHECK, values)
+    from ndtool.export.summary import named_target
+
+    named_target(codegen_options)  # refused before anything is trained
     folder, trained = train_run(
         train_options, train_given, name=name, out=out, force=force, resume=resume
     )
     exported = export_run(folder, replace(export_options, int8=True), export_given, force=force)
-    generated = codegen_run(folder, codegen_options, codegen_given, force=force)
+    generated, board = codegen_run(folder, codegen_options, codegen_given, force=force)
     verified: dict[str, object] = {}
     failure: NdError | None = None
     if codegen_options.template != Template.ARRAY:
@@ -54,9 +58,13 @@ def run(
         except NdError as problem:  # check runs all the same (users.md, 2.6)
             failure = problem
     verdict = check_run(folder, check_options, data="", given=check_given)
+    print_check(verdict)
     if failure is not None:
-        print_check(verdict)
         raise failure
+    baseline = next_baseline(check_options.baseline)
+    summary = conclude(folder, codegen_options.template, board, baseline)
+    console.out("")
+    print_summary(summary)
     console.out_json(
         {
             "schema": "ndtool.run/1",
@@ -66,9 +74,11 @@ def run(
             "codegen": generated,
             "verify": verified,
             "check": verdict.document(),
+            "summary": summary.document(),
         }
     )
-    show_check(verdict)
+    end_check(verdict)
+    end_if_too_large(summary)
 
 
 def _verify(

@@ -1,5 +1,6 @@
 """ndtool train."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ def train(
 ) -> None:
     """Train the student, alone (plain) or inside its wider teacher (netdistiller)."""
     options = build(TRAIN, values)
-    _, document = train_run(options, origins(ctx), name=name, out=out, force=force, resume=resume)
+    folder, document = train_run(
+        options, origins(ctx), name=name, out=out, force=force, resume=resume
+    )
+    console.out(
+        f"train    validation accuracy {document['accuracy_val']:.2%} at epoch"
+        f" {document['best_epoch']} of {document['epochs']}"
+    )
+    console.out(f"files    {folder}")
+    console.out(f"next     {shlex.join(('ndtool', 'export', folder, '--int8'))}")
     console.out_json(document)
 
 
@@ -38,16 +47,15 @@ def train_run(
     from ndtool.prepare import prepare
 
     prepared = prepare(options, name=name, out=out)
+    if options.target:
+        from ndtool.export.fit import require_fits
+
+        fit = require_fits(prepared.spec, prepared.contract, options)
+        console.info(f"target   {console.visible(fit.text)}")
     from ndtool.training.stage import train_stage
 
     result = train_stage(prepared, given, force=force, resume=resume)
     run = str(prepared.run.path)
-    console.out(
-        f"train    validation accuracy {result.best_accuracy:.2%} at epoch {result.best_epoch}"
-        f" of {result.epochs}"
-    )
-    console.out(f"files    {run}")
-    console.out(f"next     ndtool export {run} --int8")
     document = {
         "schema": "ndtool.train/1",
         "run": run,

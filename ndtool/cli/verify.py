@@ -45,7 +45,10 @@ def verify(
     else:
         # What `run -c` repeats is the verification of this machine.
         given = origins(ctx) if options.on == VERIFY.on else None
-        document = verify_run(target, options, given, force=force, profile=profile)
+        document = verify_run(target, options, given, force=force)
+        _show(document, options)
+        if profile:
+            document |= _profile_run(target, options.on)
         console.out(f"files    {console.visible(str(document['project']))}")
         if others := document["not_verified"]:
             assert isinstance(others, list)
@@ -61,18 +64,12 @@ def verify_run(
     given: dict[str, str] | None,
     *,
     force: bool,
-    profile: bool = False,
 ) -> dict[str, object]:
     """Verify the C of one run; shared by `verify` and `run`. Gives the --json document.
 
     `given`: origins of the options, which config.toml keeps; None leaves it as it is.
     """
-    from ndtool.export.verify_run import (
-        count_instructions,
-        other_projects,
-        require_run_project,
-        verify_stage,
-    )
+    from ndtool.export.verify_run import other_projects, require_run_project, verify_stage
     from ndtool.prepare import write_config
     from ndtool.rundir import find_run
 
@@ -82,14 +79,17 @@ def verify_run(
         project = require_run_project(run, options.on)
         if given is not None:
             write_config(run, "verify", asdict(options), given)
-    _show(figures, options)
     document: dict[str, object] = {"schema": "ndtool.verify/1", "run": str(run.path)}
     document["project"] = str(project.folder)
     document["not_verified"] = [str(folder) for folder in other_projects(run, project)]
-    document |= {"on": options.on, "random": options.random, **figures}
-    if profile:
-        document |= _profile(count_instructions(project, options.on))
-    return document
+    return document | {"on": options.on, "random": options.random, **figures}
+
+
+def _profile_run(name: str, on: str) -> dict[str, object]:
+    from ndtool.export.verify_run import count_instructions, require_run_project
+    from ndtool.rundir import find_run
+
+    return _profile(count_instructions(require_run_project(find_run(name), on), on))
 
 
 def _verify_folder(folder: Path, options: VerifyOptions, *, profile: bool) -> dict[str, object]:

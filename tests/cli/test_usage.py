@@ -26,7 +26,9 @@ VERBS = (
     ("codegen", "x"),
     ("verify", "x"),
     ("check", "x"),
+    ("analyze", "x"),
     ("models",),
+    ("targets",),
     ("doctor",),
     ("data", "inspect", "digits"),
 )
@@ -54,12 +56,13 @@ def chain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         seen.update(train=options, train_given=given, rest=rest)
         return "runs/x", {}
 
-    def later(verb: str) -> Callable[..., dict[str, object]]:
-        def stage(_run: str, options: object, given: object, **_rest: object) -> dict[str, object]:
-            seen.update({verb: options, f"{verb}_given": given})
-            return {}
+    def export(_run: str, options: object, given: object, **_rest: object) -> dict[str, object]:
+        seen.update(export=options, export_given=given)
+        return {}
 
-        return stage
+    def codegen(_run: str, options: object, given: object, **_rest: object) -> tuple[object, None]:
+        seen.update(codegen=options, codegen_given=given)
+        return {}, None
 
     def verify(_run: str, options: object, given: object, **_rest: object) -> dict[str, object]:
         if given is not None:  # the second time is in QEMU
@@ -71,8 +74,8 @@ def chain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         raise typer.Exit
 
     monkeypatch.setattr("ndtool.cli.run.train_run", train)
-    monkeypatch.setattr("ndtool.cli.run.export_run", later("export"))
-    monkeypatch.setattr("ndtool.cli.run.codegen_run", later("codegen"))
+    monkeypatch.setattr("ndtool.cli.run.export_run", export)
+    monkeypatch.setattr("ndtool.cli.run.codegen_run", codegen)
     monkeypatch.setattr("ndtool.cli.run.verify_run", verify)
     monkeypatch.setattr("ndtool.cli.run.check_run", check)
 

@@ -282,7 +282,7 @@ def test_run_stays_bit_exact_when_it_regenerates(tiny: Path) -> None:
 def test_the_array_template_has_nothing_to_verify(tiny: Path) -> None:
     shutil.rmtree(tiny / RUN / "codegen")
     done = ndtool("codegen", "tiny", "--template", "array", cwd=tiny)
-    assert done.code == 0 and "TFLM arena" in done.out and "next     ndtool check" in done.out
+    assert done.code == 0 and "TFLM arena" in done.out and "next        ndtool check" in done.out
     verify = ndtool("verify", RUN / "codegen/array", cwd=tiny)
     assert verify.code == 2 and "[verify.array]" in verify.err
 

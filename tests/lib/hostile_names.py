@@ -39,4 +39,11 @@ HOSTILE_NAMES = (
     "\r\nx\ty\x7f\x85",
     "1\\x41",
     "\udcff\udc80raw bytes",  # a file name that is not UTF-8
+    "\ufffe\uffff",  # XML has no form for them
+    "![x](https://y.example)",
+    "www.y.example a@b.example",
+    "<!-- -->]]>&amp;&#64;",
 )
+BLANK_NAMES = ("", " ", "\t\u00a0", "\u200b\ufeff")  # no label: refused
+# Those that a network of several classes can have: text, of which no two are the same to a reader
+LABELS = tuple(n for n in HOSTILE_NAMES if n not in ("\udcff\udc80raw bytes", "cafe\u0301"))

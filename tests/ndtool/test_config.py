@@ -1,13 +1,24 @@
 """Configuration files: found, checked by key, written with origins, read back."""
 
+import time
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ndtool.config import find_config, load_config, load_run_table, replace_table, table_text
+from ndtool.config import (
+    find_config,
+    load_config,
+    load_run_table,
+    parse_toml,
+    replace_table,
+    table_text,
+    toml_key,
+    toml_value,
+)
 from ndtool.errors import ConfigError, InputError
 
 KNOWN = {"train": {"epochs", "data"}, "check": {"max_drop"}}
@@ -24,6 +35,11 @@ def test_tables_are_read(tmp_path: Path) -> None:
     assert load_config(path, KNOWN) == {"train": {"epochs": 3, "data": "digits"}}
 
 
+def test_boards_pass_for_every_verb_and_are_no_options(tmp_path: Path) -> None:
+    path = write(tmp_path, "[train]\nepochs = 3\n[boards.mine]\nanything = {a = [1]}\n")
+    assert load_config(path, KNOWN) == {"train": {"epochs": 3}}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -31,6 +47,8 @@ def test_tables_are_read(tmp_path: Path) -> None:
         ("[tran]\nepochs = 3", ("unknown key", "tran", "did you mean train?")),
         ("[train", ("not a TOML file",)),
         ("train = 3", ("outside of any table",)),
+        ("boards = 3", ("outside of any table",)),
+        ("[bords.mine]\nram = 3", ("unknown key", "did you mean boards?")),
         ("[train]\nepochs = {a = 1}", ("not a plain value",)),
         ("[train]\nepochs = [[1]]", ("not a plain value",)),
         ("[train]\nepochs = 0x" + "f" * 9000, ("not a plain value",)),
@@ -43,6 +61,67 @@ def test_refusals_name_the_key(tmp_path: Path, text: str | bytes, words: tuple[s
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, text), KNOWN)
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a." * 16 + "b = 1",
+        "[" + "a . " * 16 + "b]",
+        "x = {" + '"a".' * 50_000 + "b = 1}",
+        "x = ['''\n''', {" + "a." * 50_000 + "b = 1}]",
+        'x = ["""\n"""", {' + "a." * 50_000 + "b = 1}]",
+    ],
+)
+def test_keys_of_many_parts_are_refused_at_once(text: str) -> None:
+    with pytest.raises(ConfigError, match="more than 16 parts"):
+        parse_toml(text.encode(), where="x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a." * 15 + "b = 1",
+        'x = "' + "a." * 1000 + '"',
+        "x = '" + "a." * 1000 + "'",
+        'x = """\n' + "a." * 1000 + '\\""" """"',
+        "x = '''\n' " + "a." * 1000 + "''''",
+        "# " + "a." * 1000,
+        "x = [" + "1.5, " * 1000 + "]",
+    ],
+)
+def test_dots_elsewhere_are_no_parts_of_a_key(text: str) -> None:
+    assert parse_toml(text.encode(), where="x") == tomllib.loads(text)
+
+
+PIECES = ('"""', "'''", '"""\\"', '"\\', "'", '""" ', "a.\n")
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_no_text_takes_long_to_refuse(piece: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ConfigError):
+        parse_toml((piece * 100_000 + "=").encode(), where="x")
+    assert time.monotonic() - began < 2
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(
+    st.dictionaries(
+        texts,
+        texts
+        | st.lists(texts)
+        | st.dictionaries(texts, st.booleans() | st.integers(-(2**63), 2**63 - 1))
+        | st.decimals(allow_nan=False, allow_infinity=False, places=6),
+    )
+)
+def test_every_value_reads_back_exactly(table: dict[str, object]) -> None:
+    text = "".join(f"{toml_key(key)} = {toml_value(value)}\n" for key, value in table.items())
+    assert parse_toml(text.encode(), where="x", parse_float=Decimal) == table
+    assert len(text.splitlines()) == len(table)
 
 
 def test_missing_file(tmp_path: Path) -> None:

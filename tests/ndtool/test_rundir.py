@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ndtool.errors import InputError
+from ndtool.errors import ConfigError, InputError
 from ndtool.rundir import (
     LOCK,
     MANIFEST,
@@ -20,6 +20,7 @@ from ndtool.rundir import (
     StageOutput,
     find_run,
     read_bounded,
+    require_writable,
     run_stage,
     slug,
     write_atomic,
@@ -255,6 +256,30 @@ def test_what_a_new_input_makes_untrue_is_dropped_with_its_files(run: RunDir) ->
     run.forget_stale("copy")
     assert not run.has("b.txt") and run.manifest().stages == {}
     assert run.problems() == []
+
+
+def test_a_stage_of_which_a_file_is_gone_is_dropped_too(run: RunDir) -> None:
+    """A committed folder holds no predictions: their figures are absent until measured again."""
+    run.write_text("a.txt", "one")
+    stage(run)
+    (run / "b.txt").unlink()
+    assert run.problems() == ["b.txt is missing"]
+    run.forget_stale("other")
+    assert "copy" in run.manifest().stages
+    run.forget_stale("copy")
+    assert run.manifest().stages == {} and run.problems() == []
+
+
+def test_an_output_file_is_tried_before_the_work(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new/folder/x.xml", "--junit")
+    assert list((tmp_path / "new/folder").iterdir()) == []
+    (tmp_path / "old").write_text("as it was")
+    require_writable(tmp_path / "old", "--junit")
+    assert (tmp_path / "old").read_text() == "as it was"
+    for bad in (tmp_path, tmp_path / "old/x", tmp_path / "a\0b", tmp_path / ("n" * 255)):
+        with pytest.raises(ConfigError, match="cannot write") as caught:
+            require_writable(bad, "--junit")
+        assert caught.value.where.startswith("--junit ")
 
 
 @pytest.mark.parametrize(

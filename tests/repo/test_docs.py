@@ -19,7 +19,7 @@ from ndtool.export.codegen.project import write_project
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-PRINTED = ("cli.md", "errors.md", "ir.md", "operators.md")
+PRINTED = ("cli.md", "errors.md", "ir.md", "operators.md", "targets.md")
 WRITTEN = sorted(set(PAGES) - set(PRINTED))
 
 
@@ -138,7 +138,9 @@ def test_commands_and_options_exist(page: str) -> None:
     """Of each `ndtool VERB ...` in code, against the help that docs/cli.md prints."""
     sections = text_of("cli.md").split("\n## ndtool")
     helps = {head.strip(): body for head, _, body in (s.partition("\n") for s in sections[1:])}
-    for verb, rest in re.findall(r"\bndtool ((?:data )?[a-z]+)\b([^\n#]*)", code(page)):
+    for verb, rest in re.findall(
+        r"\bndtool ((?:(?:data|baseline) )?[a-z]+)\b([^\n#]*)", code(page)
+    ):
         assert verb in helps, verb
         for option in re.findall(r"(?<![\w-])--[a-z0-9-]+", rest):
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[verb]), f"{verb} {option}"

@@ -31,6 +31,7 @@ LIGHT = [
     "ndtool.console",
     "ndtool.config",
     "ndtool.machine",
+    "ndtool.targets",
 ]
 CORE = [*LIGHT, "ndtool.models", "ndtool.data", "ndtool.quant", "ndtool.evaluate"]
 # Files in, files out: no data set, no other stage; each of these builds on those before it.

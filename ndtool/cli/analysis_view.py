@@ -1,0 +1,228 @@
+"""What `ndtool analyze` shows: figures, layers, boards and sizes, on screen and as JSON."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ndtool import console
+from ndtool.console import visible
+
+if TYPE_CHECKING:
+    from ndtool.export.analyze import Analysis
+    from ndtool.export.fit import Design, Proposal
+    from ndtool.targets import Fit
+
+# users.md, 6: no time without it
+ONE_PER_CYCLE = "at 1 instruction per cycle; flash wait states, cache and dual issue not modelled"
+
+
+def show_figures(analysis: "Analysis") -> None:
+    """The network's figures, then a row for every layer."""
+    from ndtool.targets import STACK_BYTES
+
+    cost, peak = analysis.cost, analysis.peak
+    code = f"code ~{cost.flash_bytes - cost.weights_bytes:,} B"
+    params = "" if analysis.params is None else f"   {analysis.params:,} parameters"
+    console.out(f"network  {visible(analysis.what)}")
+    exact = "RAM and weights exact, as codegen writes them"
+    above = "upper bounds: the C leaves out channels that die in training"
+    console.out(f"figures  {above if analysis.upper_bound else exact}; ~ is estimated")
+    console.out(
+        f"RAM      {_bytes(analysis.ram_bytes)}   arena {analysis.arena_bytes:,} B"
+        f" + stack {STACK_BYTES:,} B"
+    )
+    console.out(f"flash    ~{_bytes(cost.flash_bytes)}   weights {cost.weights_bytes:,} B + {code}")
+    console.out(
+        f"work     {analysis.macs:,} MAC{params}   instructions ~{cost.instructions:,}"
+        f" ({_core(analysis)})"
+    )
+    console.out(f"peak     {peak.live_bytes:,} B in layer {peak.index}, {visible(peak.tensor)}")
+    console.out(f"\n{_layer_table(analysis)}\n")
+
+
+def _core(analysis: "Analysis") -> str:
+    """The core, and which one was measured in its stead."""
+    cost = analysis.cost
+    return analysis.core if cost.exact_core else f"{analysis.core}, as of {cost.measured_core}"
+
+
+def _bytes(size: int) -> str:
+    return f"{size:,} B ({size / 1024:,.1f} KiB)"
+
+
+def _layer_table(analysis: "Analysis") -> str:
+    head = ("#", "operation", "tensor", "output", "MACs", "weights", "live", "instructions", "")
+    top = analysis.peak.live_bytes
+    rows = [
+        (
+            f"{row.index}",
+            row.title,
+            row.tensor,
+            "x".join(map(str, row.shape)),
+            f"{row.macs:,}",
+            f"{row.weights_bytes:,}",
+            f"{row.live_bytes:,}",
+            f"{row.instructions:,}",
+            "peak" if row.live_bytes == top else "",
+        )
+        for row in analysis.layers
+    ]
+    return console.table(head, rows)
+
+
+# -- boards ----------------------------------------------------------------------------------------
+
+
+def show_fit(analysis: "Analysis", fit: "Fit") -> None:
+    """The verdict on one board."""
+    console.out(f"fits     {visible(fit.text)}; {fit.binding} is full first")
+    console.out(f"time     ~{_seconds(analysis, fit):.3g} s {ONE_PER_CYCLE}")
+
+
+def show_targets(judged: Sequence[tuple["Analysis", "Fit"]]) -> None:
+    """The verdicts on many boards."""
+    from ndtool.targets import uncertain
+
+    doubts = ["~" if uncertain(fit.target) else "" for _, fit in judged]
+    head = ("board", "core", "verdict", "RAM, KiB", "flash, KiB", "full first", "time, s")
+    rows = [
+        (
+            fit.target.name,
+            _core(analysis),
+            "FITS" if fit.fits else "DOES NOT FIT",
+            f"{fit.ram_used / 1024:,.1f} of {fit.ram_budget / 1024:,.1f}{doubt}",
+            f"{fit.need.flash_bytes / 1024:,.1f}~ of {fit.flash_budget / 1024:,.1f}{doubt}",
+            fit.binding,
+            f"{_seconds(analysis, fit):.3g}",
+        )
+        for (analysis, fit), doubt in zip(judged, doubts, strict=True)
+    ]
+    console.out(console.table(head, rows))
+    console.out("\n~ behind a figure: estimated, or of a board whose figures are not sure")
+    console.out(f"fits     {sum(fit.fits for _, fit in judged)} of {len(judged)} boards")
+    console.out(f"time     {ONE_PER_CYCLE}")
+
+
+def _seconds(analysis: "Analysis", fit: "Fit") -> float:
+    return analysis.cost.instructions / (fit.target.clock_mhz * 1e6)
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+def show_proposals(design: "Design", found: Sequence["Proposal"]) -> None:
+    """The sizes that fit a board, and how to train the first."""
+    fit = found[0].fit
+    ram, flash = f"{fit.ram_budget / 1024:,.1f} KiB", f"{fit.flash_budget / 1024:,.1f} KiB"
+    console.out(
+        f"{design.model}, {design.classes} classes, {design.in_channels} channels, on"
+        f" {visible(fit.target.name)}: the largest width of each resolution that fits"
+        f" {ram} of RAM and {flash} of flash\n"
+    )
+    head = ("px", "width", "MACs", "parameters", "RAM", "flash", "full first", "time, s")
+    rows = [
+        (
+            f"{size.resolution}",
+            f"{size.width:g}",
+            f"{size.analysis.macs:,}",
+            f"{size.analysis.params:,}",
+            f"{size.fit.ram_used:,}",
+            f"{size.fit.need.flash_bytes:,}",
+            size.fit.binding,
+            f"{_seconds(size.analysis, size.fit):.3g}",
+        )
+        for size in found
+    ]
+    console.out(console.table(head, rows))
+    console.out("\nRAM and flash in bytes, upper bounds; flash and time are estimates")
+    console.out(f"time     {ONE_PER_CYCLE}")
+    console.out(f"next     {_train_line(design, found[0])}")
+
+
+def _train_line(design: "Design", size: "Proposal") -> str:
+    words = design.train_words((size.width, size.resolution), size.fit.target.name)
+    return f"{shlex.join(words)} --data SPEC"
+
+
+# -- JSON ------------------------------------------------------------------------------------------
+
+
+def document(analysis: "Analysis", judged: Sequence[tuple["Analysis", "Fit"]]) -> dict[str, object]:
+    """The document of one network."""
+    layers = [
+        {
+            "index": row.index,
+            "operation": row.title,
+            "tensor": row.tensor,
+            "shape": list(row.shape),
+            "macs": row.macs,
+            "weights_bytes": row.weights_bytes,
+            "live_bytes": row.live_bytes,
+            "instructions": row.instructions,
+        }
+        for row in analysis.layers
+    ]
+    return {
+        "schema": "ndtool.analyze/1",
+        "network": analysis.what,
+        "layers": layers,
+        "peak_layer": analysis.peak.index,
+        "targets": [_target_facts(*row) for row in judged],
+        **_figures(analysis),
+    }
+
+
+def _figures(analysis: "Analysis") -> Mapping[str, object]:
+    cost = analysis.cost
+    return {
+        "core": analysis.core,
+        "measured_core": cost.measured_core,
+        "exact_core": cost.exact_core,
+        "params": analysis.params,
+        "macs": analysis.macs,
+        "arena_bytes": analysis.arena_bytes,
+        "ram_bytes": analysis.ram_bytes,
+        "weights_bytes": cost.weights_bytes,
+        "code_bytes": cost.code_bytes,
+        "flash_bytes": cost.flash_bytes,
+        "instructions": cost.instructions,
+        "upper_bound": analysis.upper_bound,
+    }
+
+
+def _target_facts(analysis: "Analysis", fit: "Fit") -> Mapping[str, object]:
+    return {
+        "target": fit.target.name,
+        "core": fit.target.core,
+        "fits": fit.fits,
+        "binding": fit.binding,
+        "ram_bytes": fit.ram_used,
+        "ram_budget_bytes": fit.ram_budget,
+        "flash_bytes": fit.need.flash_bytes,
+        "flash_budget_bytes": fit.flash_budget,
+        "clock_mhz": fit.target.clock_mhz,
+        "instructions": analysis.cost.instructions,
+        "seconds_at_one_instruction_per_cycle": _seconds(analysis, fit),
+    }
+
+
+def proposal_document(design: "Design", found: Sequence["Proposal"]) -> dict[str, object]:
+    """The document of --fit, in the order of the table."""
+    sizes = [
+        {
+            "width": size.width,
+            "resolution": size.resolution,
+            "command": _train_line(design, size),
+            **_figures(size.analysis),
+            **_target_facts(size.analysis, size.fit),
+        }
+        for size in found
+    ]
+    return {
+        "schema": "ndtool.analyze.fit/1",
+        "model": design.model,
+        "classes": design.classes,
+        "in_channels": design.in_channels,
+        "target": found[0].fit.target.name,
+        "sizes": sizes,
+    }
