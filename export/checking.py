@@ -247,7 +247,7 @@ def _difference(found: bytes, wanted: bytes) -> str:
     pairs = zip_longest(found.split(b"\n"), wanted.split(b"\n"))
     number, here, there = next((n, a, b) for n, (a, b) in enumerate(pairs, 1) if a != b)
     texts = [
-        "nothing" if line is None else f"'{visible(line.decode('utf-8', 'surrogateescape'))}'"
+        f"'{visible(line.decode('utf-8', 'surrogateescape'))}'" if line else "nothing"
         for line in (here, there)
     ]
     return f"{LABELS} has {texts[0]} in line {number}, the contract {texts[1]}"

@@ -63,7 +63,7 @@ def codegen_stage(
     stage = f"codegen:{options.template}"
     key = StageKey(
         stage=stage,
-        version=2,
+        version=3,
         options={"prefix": options.prefix, "golden": options.golden},
         files=(TFLITE, CONTRACT),
         sources=present_data(run, data),

@@ -310,6 +310,7 @@ HELP = (
         (["--help"], {"torch", "numpy", "pydantic", "onnx", "tensorflow"}),
         (["train", "--help"], {"torch", "numpy", "onnx", "tensorflow"}),
         (["models"], {"torch", "numpy", "onnx", "tensorflow"}),
+        (["targets"], {"torch", "numpy", "onnx", "tensorflow"}),
     ],
 )
 def test_light_start(args: list[str], heavy: set[str]) -> None:
