@@ -318,6 +318,20 @@ def test_an_interrupt_without_a_run_promises_nothing(
     assert seen == "ndtool: interrupted; repeat the command: it starts from the beginning\n"
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("export", "--onnx", "x.onnx", "--contract", "c.json", "--calib-data", "digits", "-o", "y"),
+        ("codegen", "--tflite", "x.tflite", "--out", "y"),
+    ],
+)
+def test_another_place_for_the_data_is_that_of_a_run(
+    args: tuple[str, ...], capsys: Capture
+) -> None:
+    assert main([*args, "--data", "npz:other.npz"]) == 2
+    assert "--data goes with a run folder" in capsys.readouterr().err
+
+
 def test_an_interrupt_tells_the_hint(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
