@@ -52,13 +52,17 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """A network of ours whose width and resolution are still open."""
+    """A network of ours whose width and resolution are still open.
+
+    `contract`: what it is trained with, its image of any size; None: the default of `ndtool train`.
+    """
 
     model: str
     in_channels: int
     classes: int
     stem_stride: int | None = None
     strides: tuple[int, ...] | None = None
+    contract: Contract | None = None
 
     def spec(self, size: Size) -> ArchSpec:
         """The network of that size; raises ConfigError as `make_spec`."""
@@ -73,7 +77,11 @@ class Design:
             strides=self.strides,
         )
 
-    def train_words(self, size: Size, target: str = "") -> list[str]:
+    def analyze(self, spec: ArchSpec, core: str) -> Analysis:
+        """The figures of one size of it."""
+        return analyze_spec(spec, core=core, contract=self.contract)
+
+    def train_words(self, size: Size, target: Target | None = None) -> list[str]:
         """The command that trains it in that size, without its data."""
         width, resolution = size
         words = ["ndtool", "train", "--model", self.model, "--width", f"{width:g}"]
@@ -81,7 +89,7 @@ class Design:
         words += ["--gray"] if self.in_channels == 1 else []
         words += [] if self.stem_stride is None else ["--stem-stride", f"{self.stem_stride}"]
         words += [] if self.strides is None else ["--strides", ",".join(map(str, self.strides))]
-        return [*words, "--target", target] if target else words
+        return words if target is None else [*words, *target.words]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +129,7 @@ def first_fitting(design: Design, room: Room, sizes: Iterable[Size]) -> Proposal
         spec = _spec_if_any(design, (width, resolution))
         if spec is None or is_too_large(spec) or not room.judge(least_need(spec)).fits:
             continue
-        analysis = analyze_spec(spec, core=room.target.core)
+        analysis = design.analyze(spec, room.target.core)
         fit = room.judge(need_of(analysis))
         if fit.fits:
             return Proposal(width=width, resolution=resolution, analysis=analysis, fit=fit)
@@ -180,16 +188,15 @@ def _nothing_fits(
     every = (_spec_if_any(design, (min(widths), px)) for px in sorted(resolutions))
     spec = next((spec for spec in every if spec is not None), smallest)
     fit = room.judge(
-        least_need(spec)
-        if is_too_large(spec)
-        else need_of(analyze_spec(spec, core=room.target.core))
+        least_need(spec) if is_too_large(spec) else need_of(design.analyze(spec, room.target.core))
     )
+    all_tried = set(widths) >= set(WIDTHS) and set(resolutions) >= set(RESOLUTIONS)
     return FitError(
         f"no size of {design.model} fits; the smallest tried, {describe_spec(spec)}, needs"
         f" {fit.ram_used:,} B of RAM, {fit.need.flash_bytes:,} B of flash;"
         f" there are {fit.ram_budget:,} B and {fit.flash_budget:,} B",
         where=f"--fit {room.target.name}",
-        remedy=_ANOTHER,
+        remedy=_ANOTHER if all_tried else f"leave width and resolution open, or {_ANOTHER}",
         code="fit.nothing",
     )
 
@@ -234,9 +241,10 @@ def require_fits(spec: ArchSpec, contract: Contract, options: TrainOptions) -> F
         classes=spec.classes,
         stem_stride=options.stem_stride,
         strides=options.strides,
+        contract=contract,
     )
     require_plannable(spec, room, design)
-    analysis = analyze_spec(spec, core=room.target.core, contract=contract)
+    analysis = design.analyze(spec, room.target.core)
     fit = room.judge(need_of(analysis))
     if not fit.fits:
         raise fit_error(analysis, fit, remedy=remedy_for(design, spec, room))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -154,7 +155,8 @@ def _run_network(run: RunDir) -> Network:
     what = shown if spec is None else f"{shown}: {describe_spec(spec)}"
     if run.has(TFLITE):
         if "int8" in run.stale_stages():
-            text = f"the int8 file is older than the network: ndtool export {shown} --int8"
+            command = shlex.join(("ndtool", "export", str(run.path), "--int8"))
+            text = f"the int8 file is older than the network: {command}"
             console.warn("analyze.int8-stale", text)
         made = _tflite_network(read_bounded(run / TFLITE, MAX_FILE_BYTES), what=shown)
         if spec is not None:
@@ -186,6 +188,7 @@ def _architecture(run: RunDir, contract: Contract) -> tuple[ArchSpec | None, Des
         classes=contract.num_classes,
         stem_stride=trained.stem_stride,
         strides=tuple(map(int, trained.strides.split(","))) if trained.strides else None,
+        contract=contract,
     )
     of_config = design.spec((trained.width, pixels.height))
     if spec is None:

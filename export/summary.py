@@ -441,4 +441,4 @@ def _refuse(compiled: Compiled, fit: Fit, model: Path) -> FitError:
         upper_bound=False,
         core=fit.target.core,
     )
-    return fit_error(layers, fit, remedy=_command("analyze", model, "--target", fit.target.name))
+    return fit_error(layers, fit, remedy=_command("analyze", model, *fit.target.words))

@@ -60,7 +60,8 @@ class Target:
     """One board. `ram` is the largest contiguous block that a plain linker script gives.
 
     Sizes in bytes; `source` says where each figure is from, several apart by `;`. Reserves are what
-    the application keeps for itself; None: the rule of `judge_fit`.
+    the application keeps for itself; None: the rule of `judge_fit`. `file`: that --boards named to
+    find it, which a command must name again; empty: it is found without.
     """
 
     name: str
@@ -74,6 +75,12 @@ class Target:
     flash_reserve: int | None = None
     aliases: tuple[str, ...] = ()
     note: str = ""
+    file: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options by which any command finds it."""
+        return ("--target", self.name, *(("--boards", self.file) if self.file else ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +139,10 @@ class Fit:
         doubt = "~" if uncertain(self.target) else ""
         guess = "~" if self.need.flash_estimated else ""
         flash = self.need.flash_bytes / 1024
-        ram = f"RAM {self.ram_used / 1024:.1f} of {self.ram_budget / 1024:.1f}{doubt} KiB"
+        ram = f"RAM {self.ram_used / 1024:,.1f} of {self.ram_budget / 1024:,.1f}{doubt} KiB"
         return (
             f"{self.target.name}: {word} ({ram},"
-            f" flash {flash:.1f}{guess} of {self.flash_budget / 1024:.1f}{doubt} KiB)"
+            f" flash {flash:,.1f}{guess} of {self.flash_budget / 1024:,.1f}{doubt} KiB)"
         )
 
 
@@ -192,7 +199,8 @@ def load_targets(files: tuple[Path, ...] = ()) -> Mapping[str, Target]:
         _merge(found, read_boards(tables, config.name), config.name)
     for path in files:
         if config is None or not _is_same(path, config):
-            _merge(found, _load_boards(path), str(path))
+            boards = [dataclasses.replace(board, file=str(path)) for board in _load_boards(path)]
+            _merge(found, boards, str(path))
     return found
 
 
@@ -283,7 +291,7 @@ def _read_board(name: str, row: object, where: str) -> Target:
         raise _bad("not a name for a board", where, key, "use letters, digits and . _ + -")
     if not isinstance(row, dict):
         raise _bad("a board is a table", where, key, f"write [boards.{name}] and its keys below")
-    fields = {field.name: field for field in dataclasses.fields(Target) if field.name != "name"}
+    fields = {field.name: field for field in dataclasses.fields(Target) if field.name in KEYS}
     for word in row:
         if word not in fields:
             raise _bad("unknown key", where, f"{key}.{word}", _nearest(word, tuple(fields)))

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ndtool import console
-from ndtool.console import visible
+from ndtool.console import visible, visible_line
 
 if TYPE_CHECKING:
     from ndtool.export.analyze import Analysis
-    from ndtool.export.fit import Design, Proposal
+    from ndtool.export.fit import Design, Proposal, Size
     from ndtool.targets import Fit
 
+MAX_TENSOR = 24  # characters of a tensor's name in the table
 # users.md, 6: no time without it
 ONE_PER_CYCLE = "at 1 instruction per cycle; flash wait states, cache and dual issue not modelled"
 
@@ -21,7 +22,7 @@ def show_figures(analysis: "Analysis") -> None:
     from ndtool.targets import STACK_BYTES
 
     cost, peak = analysis.cost, analysis.peak
-    code = f"code ~{cost.flash_bytes - cost.weights_bytes:,} B"
+    other = cost.flash_bytes - cost.weights_bytes - cost.code_bytes
     params = "" if analysis.params is None else f"   {analysis.params:,} parameters"
     console.out(f"network  {visible(analysis.what)}")
     exact = "RAM and weights exact, as codegen writes them"
@@ -31,12 +32,15 @@ def show_figures(analysis: "Analysis") -> None:
         f"RAM      {_bytes(analysis.ram_bytes)}   arena {analysis.arena_bytes:,} B"
         f" + stack {STACK_BYTES:,} B"
     )
-    console.out(f"flash    ~{_bytes(cost.flash_bytes)}   weights {cost.weights_bytes:,} B + {code}")
+    console.out(
+        f"flash    ~{_bytes(cost.flash_bytes)}   weights {cost.weights_bytes:,} B"
+        f" + code ~{cost.code_bytes:,} B + other constants ~{other:,} B"
+    )
     console.out(
         f"work     {analysis.macs:,} MAC{params}   instructions ~{cost.instructions:,}"
         f" ({_core(analysis)})"
     )
-    console.out(f"peak     {peak.live_bytes:,} B in layer {peak.index}, {visible(peak.tensor)}")
+    console.out(f"peak     {peak.live_bytes:,} B in layer {peak.index}, {_short(peak.tensor)}")
     console.out(f"\n{_layer_table(analysis)}\n")
 
 
@@ -50,14 +54,20 @@ def _bytes(size: int) -> str:
     return f"{size:,} B ({size / 1024:,.1f} KiB)"
 
 
+def _short(tensor: str) -> str:
+    """A tensor's name for the screen; TFLite joins the names of what it fused by `;`."""
+    return visible(tensor.partition(";")[0], MAX_TENSOR)
+
+
 def _layer_table(analysis: "Analysis") -> str:
-    head = ("#", "operation", "tensor", "output", "MACs", "weights", "live", "instructions", "")
+    columns = ("operation", "tensor", "output", "MACs", "weights, B", "arena, B", "instructions~")
+    head = ("#", *columns, "")
     top = analysis.peak.live_bytes
     rows = [
         (
             f"{row.index}",
             row.title,
-            row.tensor,
+            _short(row.tensor),
             "x".join(map(str, row.shape)),
             f"{row.macs:,}",
             f"{row.weights_bytes:,}",
@@ -75,7 +85,18 @@ def _layer_table(analysis: "Analysis") -> str:
 
 def show_fit(analysis: "Analysis", fit: "Fit") -> None:
     """The verdict on one board."""
-    console.out(f"fits     {visible(fit.text)}; {fit.binding} is full first")
+    board = fit.target
+    console.out(f"fits     {visible(fit.text)}")
+    rooms = (("RAM", "", fit.ram_free), ("flash", "~", fit.flash_free))
+    room = ", ".join(
+        f"{word} {mark}{abs(free):,} B {'over' if free < 0 else 'free'}"
+        for word, mark, free in rooms
+    )
+    console.out(f"room     {room}; {fit.binding} is the limit")
+    console.out(
+        f"reserve  RAM {board.ram - fit.ram_budget:,} B, flash {board.flash - fit.flash_budget:,} B,"
+        " kept for the application"
+    )
     console.out(f"time     ~{_seconds(analysis, fit):.3g} s {ONE_PER_CYCLE}")
 
 
@@ -84,11 +105,16 @@ def show_targets(judged: Sequence[tuple["Analysis", "Fit"]]) -> None:
     from ndtool.targets import uncertain
 
     doubts = ["~" if uncertain(fit.target) else "" for _, fit in judged]
-    head = ("board", "core", "verdict", "RAM, KiB", "flash, KiB", "full first", "time, s")
+    stand_ins = {
+        f"{analysis.core} as of {analysis.cost.measured_core}": None
+        for analysis, _ in judged
+        if not analysis.cost.exact_core
+    }
+    head = ("board", "core", "verdict", "RAM, KiB", "flash, KiB", "limit", "time, s")
     rows = [
         (
             fit.target.name,
-            _core(analysis),
+            analysis.core if analysis.cost.exact_core else f"{analysis.core}~",
             "FITS" if fit.fits else "DOES NOT FIT",
             f"{fit.ram_used / 1024:,.1f} of {fit.ram_budget / 1024:,.1f}{doubt}",
             f"{fit.need.flash_bytes / 1024:,.1f}~ of {fit.flash_budget / 1024:,.1f}{doubt}",
@@ -99,6 +125,8 @@ def show_targets(judged: Sequence[tuple["Analysis", "Fit"]]) -> None:
     ]
     console.out(console.table(head, rows))
     console.out("\n~ behind a figure: estimated, or of a board whose figures are not sure")
+    if stand_ins:
+        console.out(f"~ behind a core: code and time of {', '.join(stand_ins)}")
     console.out(f"fits     {sum(fit.fits for _, fit in judged)} of {len(judged)} boards")
     console.out(f"time     {ONE_PER_CYCLE}")
 
@@ -114,12 +142,13 @@ def show_proposals(design: "Design", found: Sequence["Proposal"]) -> None:
     """The sizes that fit a board, and how to train the first."""
     fit = found[0].fit
     ram, flash = f"{fit.ram_budget / 1024:,.1f} KiB", f"{fit.flash_budget / 1024:,.1f} KiB"
+    colour = "gray" if design.in_channels == 1 else "RGB"
+    console.out(f"network  {design.model}, {design.classes} classes, {colour}")
     console.out(
-        f"{design.model}, {design.classes} classes, {design.in_channels} channels, on"
-        f" {visible(fit.target.name)}: the largest width of each resolution that fits"
-        f" {ram} of RAM and {flash} of flash\n"
+        f"sizes    of each resolution the largest width that fits {visible(fit.target.name)}:"
+        f" {ram} of RAM, {flash} of flash\n"
     )
-    head = ("px", "width", "MACs", "parameters", "RAM", "flash", "full first", "time, s")
+    head = ("px", "width", "MACs", "parameters", "RAM, B", "flash~, B", "limit", "time, s")
     rows = [
         (
             f"{size.resolution}",
@@ -134,14 +163,24 @@ def show_proposals(design: "Design", found: Sequence["Proposal"]) -> None:
         for size in found
     ]
     console.out(console.table(head, rows))
-    console.out("\nRAM and flash in bytes, upper bounds; flash and time are estimates")
+    console.out("\nfigures  upper bounds; flash and time are estimated")
     console.out(f"time     {ONE_PER_CYCLE}")
-    console.out(f"next     {_train_line(design, found[0])}")
+    show_next(design, (found[0].width, found[0].resolution), fit)
 
 
-def _train_line(design: "Design", size: "Proposal") -> str:
-    words = design.train_words((size.width, size.resolution), size.fit.target.name)
-    return f"{shlex.join(words)} --data SPEC"
+def show_next(design: "Design", size: "Size", fit: "Fit | None") -> None:
+    """The command that trains it."""
+    console.out(f"next     {visible_line(_train_line(design, size, fit))}")
+
+
+def _train_line(design: "Design", size: "Size", fit: "Fit | None") -> str:
+    """It names the board where it fits beside the board's own reserves: train knows no others."""
+    from ndtool.targets import judge_fit
+
+    target = None if fit is None else fit.target
+    if fit is not None and not judge_fit(fit.need, fit.target).fits:
+        target = None
+    return f"{shlex.join(design.train_words(size, target))} --data SPEC"
 
 
 # -- JSON ------------------------------------------------------------------------------------------
@@ -200,6 +239,8 @@ def _target_facts(analysis: "Analysis", fit: "Fit") -> Mapping[str, object]:
         "ram_budget_bytes": fit.ram_budget,
         "flash_bytes": fit.need.flash_bytes,
         "flash_budget_bytes": fit.flash_budget,
+        "ram_free_bytes": fit.ram_free,
+        "flash_free_bytes": fit.flash_free,
         "clock_mhz": fit.target.clock_mhz,
         "instructions": analysis.cost.instructions,
         "seconds_at_one_instruction_per_cycle": _seconds(analysis, fit),
@@ -212,7 +253,7 @@ def proposal_document(design: "Design", found: Sequence["Proposal"]) -> dict[str
         {
             "width": size.width,
             "resolution": size.resolution,
-            "command": _train_line(design, size),
+            "command": _train_line(design, (size.width, size.resolution), size.fit),
             **_figures(size.analysis),
             **_target_facts(size.analysis, size.fit),
         }

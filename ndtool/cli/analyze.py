@@ -1,6 +1,5 @@
 """ndtool analyze."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,13 +27,14 @@ if TYPE_CHECKING:
     from ndtool.export.networks import Network
 
 OF_MODELS = ("width", "resolution", "classes", "gray", "stem_stride", "strides")
+OF_BOARDS = ("boards", "ram_reserve", "flash_reserve")
 What = Annotated[
     str, typer.Argument(metavar="WHAT", help="Model name, run folder, .onnx or .tflite file.")
 ]
 Side = Annotated[
     int | None, typer.Option(min=1, max=4096, help="Side of the square input, px. [by model]")
 ]
-Classes = Annotated[int, typer.Option(min=1, max=10_000, help="Classes of a model.")]
+Classes = Annotated[int, typer.Option(min=2, max=10_000, help="Classes of a model.")]
 GrayInput = Annotated[bool, typer.Option("--gray/--rgb", help="Colour of a model's input.")]
 AllTargets = Annotated[bool, typer.Option("--all-targets", help="Hold it against every board.")]
 FitOpt = Annotated[
@@ -83,7 +83,10 @@ def analyze(
 
     given = origins(ctx)
     only_width = width if "width" in given else None
+    flags = {name for name, origin in given.items() if origin == "flag"}
     _require_one_question(target=target, all_targets=all_targets, fit=fit, csv=csv)
+    if not (target or all_targets or fit):
+        _refuse_words_of_boards(flags)
     listed = load_targets((Path(boards),) if boards else ())
     named = [find_target(target or fit, listed)] if target or fit else []
     rooms = [
@@ -107,7 +110,6 @@ def analyze(
             require_plannable(spec, rooms[0], design)
         network = spec_network(spec, design)
     else:
-        flags = {name for name, origin in given.items() if origin == "flag"}
         _refuse_words_of_models(flags - ({"width", "resolution"} if fit else set()), what)
         network = load_network(what)
         if fit:
@@ -128,6 +130,17 @@ def _require_one_question(*, target: str, all_targets: bool, fit: str, csv: Path
             f"{given[0]} and {given[1]} do not go together",
             where="command line",
             remedy="ask one question at a time",
+            code="usage",
+        )
+
+
+def _refuse_words_of_boards(flags: set[str]) -> None:
+    wrong = [word for word in OF_BOARDS if word in flags]
+    if wrong:
+        raise ConfigError(
+            f"--{wrong[0].replace('_', '-')} needs a board",
+            where="command line",
+            remedy="add --target BOARD, --all-targets or --fit BOARD",
             code="usage",
         )
 
@@ -184,9 +197,9 @@ def _report(
         console.error(console.error_line(error))
         raise typer.Exit(error.exit_code)
     if network.kind == "model" and network.design is not None and network.spec is not None:
-        board = "" if as_table or not rooms else rooms[0].target.name
         size = (network.spec.width, network.spec.height_px)
-        console.out(f"next     {shlex.join(network.design.train_words(size, board))} --data SPEC")
+        fit = None if as_table or not judged else judged[0][1]
+        view.show_next(network.design, size, fit)
 
 
 def _propose(design: "Design", room: "Room", width: float | None, resolution: int | None) -> None:

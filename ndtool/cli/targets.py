@@ -9,7 +9,7 @@ import typer
 
 from ndtool import console
 from ndtool.cli.params import Boards, verb
-from ndtool.targets import Target, load_targets, uncertain
+from ndtool.targets import KEYS, Target, load_targets, uncertain
 
 CsvFile = Annotated[
     Path | None, typer.Option("--csv", metavar="FILE", help="Write the list as CSV, too.")
@@ -17,7 +17,7 @@ CsvFile = Annotated[
 LEGEND = (
     "sources: Z the board's files in Zephyr, P in PlatformIO, V the vendor, [K] general knowledge"
 )
-KEYS = tuple(field.name for field in dataclasses.fields(Target))
+COLUMNS = ("name", *KEYS)
 
 
 @verb()
@@ -89,10 +89,9 @@ def _facts(board: Target) -> Mapping[str, object]:
 
 def _csv_text(boards: Iterable[Target]) -> str:
     """One line a board, in the keys of boards.toml."""
-    lines = [",".join(KEYS)]
+    lines = [",".join(COLUMNS)]
     for board in boards:
-        cells = dataclasses.asdict(board) | {"aliases": " ".join(board.aliases)}
-        lines.append(
-            ",".join(console.csv_cell("" if v is None else f"{v}") for v in cells.values())
-        )
+        facts = dataclasses.asdict(board) | {"aliases": " ".join(board.aliases)}
+        cells = ("" if facts[key] is None else f"{facts[key]}" for key in COLUMNS)
+        lines.append(",".join(map(console.csv_cell, cells)))
     return "\n".join(lines) + "\n"

@@ -29,8 +29,9 @@ def train(
         f"train    validation accuracy {document['accuracy_val']:.2%} at epoch"
         f" {document['best_epoch']} of {document['epochs']}"
     )
-    console.out(f"files    {folder}")
-    console.out(f"next     {shlex.join(('ndtool', 'export', folder, '--int8'))}")
+    console.out(f"files    {console.visible(folder)}")
+    following = shlex.join(("ndtool", "export", folder, "--int8"))
+    console.out(f"next     {console.visible_line(following)}")
     console.out_json(document)
 
 

@@ -54,7 +54,7 @@ def verify(
             assert isinstance(others, list)
             names = ", ".join(console.visible(name) for name in others)
             console.info(f"not verified: {names}; ndtool verify PATH")
-        console.out(f"next     ndtool check {document['run']}")
+        console.out(f"next     ndtool check {console.visible_line(str(document['run']))}")
     console.out_json(document)
 
 

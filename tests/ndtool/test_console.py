@@ -1,5 +1,7 @@
 """Foreign text is harmless on every stream; numbers line up."""
 
+import json
+
 import pytest
 
 from ndtool import console
@@ -42,6 +44,36 @@ def test_no_line_starts_a_ci_command(
     for stream in capsys.readouterr():
         assert not any(line.lstrip().startswith("::") for line in stream.splitlines())
         assert "##[" not in stream
+
+
+def test_what_is_not_one_line_is_no_command_either(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The runner ends a line at a carriage return, too; a traceback shows what was put into it."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    console.configure(quiet=False, verbose=False, as_json=False)
+    console.out("a\r::error::x")
+    console.error("Traceback:\n\x1b[31m\n  ::error::x")
+    out, err = capsys.readouterr()
+    assert out == "a\\x0d::error::x\n"
+    assert err == "Traceback:\n\\x1b[31m\n.  ::error::x\n"
+
+
+def test_commands_to_the_runner_go_where_no_document_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    console.configure(quiet=True, verbose=False, as_json=False)
+    console.out_command("::error title=a::b")
+    console.configure(quiet=True, verbose=False, as_json=True)
+    console.out_command("::notice title=c::d")
+    console.out_json({"name": "x ##[error]y"})
+    console.configure(quiet=False, verbose=False, as_json=False)
+    out, err = capsys.readouterr()
+    assert err == "::notice title=c::d\n"
+    command, document = out.split("\n", 1)
+    assert command == "::error title=a::b"
+    assert "##[" not in document and json.loads(document) == {"name": "x ##[error]y"}
 
 
 def test_json_mode_leaves_one_document_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
