@@ -25,10 +25,10 @@ from ndtool.export.codegen.engine import Compiled, compile_graph
 from ndtool.export.codegen.passes import SHAPE_PASSES
 from ndtool.export.codegen.program import Call
 from ndtool.export.graph.from_spec import build_graph
-from ndtool.export.graph.ir import Conv, FloatGraph, FloatTensor, FullyConnected
+from ndtool.export.graph.ir import Conv, FloatGraph, FloatTensor, FullyConnected, op_inputs
 from ndtool.export.int8.accepted import not_finite
 from ndtool.export.int8.convert import ConvertOptions, convert
-from ndtool.export.int8.parameters import range_key
+from ndtool.export.int8.parameters import is_copy, range_key
 from ndtool.export.int8.rules.tensors import MAX_ELEMENTS
 from ndtool.targets import STACK_BYTES
 
@@ -53,13 +53,20 @@ class LayerRow:
     live_bytes: int
     instructions: int
 
+    @property
+    def name(self) -> str:
+        """Of its output, for people: TFLite joins the names of all that it fused by `;`."""
+        return self.tensor.partition(";")[0]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
     """`what` names the network. `params` is None where only int8 tables are known.
 
     `upper_bound`: channels may still be found dead, which makes every figure smaller; the arena can
-    become 16 bytes larger by it, as smaller tensors share their places less well. `cost` is for
+    become 16 bytes larger by it, as smaller tensors share their places less well, and the flash by
+    the structs of layers that had one shape. The table of a SOFTMAX, as long as the scale of its
+    logits asks for, is counted in full. `dead_channels`: found, and in no figure. `cost` is for
     `core`.
     """
 
@@ -71,6 +78,7 @@ class Analysis:
     cost: Cost
     layers: tuple[LayerRow, ...]
     upper_bound: bool
+    dead_channels: int
 
     @property
     def ram_bytes(self) -> int:
@@ -132,9 +140,8 @@ def compile_float(graph: FloatGraph, *, where: str) -> Compiled:
         raise _too_large(where)
     raise_all(not_finite(graph))
     made = _with_made_up_constants(graph)
-    names = (range_key(t) for t in made.tensors.values() if t.data is None)
-    ranges = {name: _made_up_range(i) for i, name in enumerate(names)}
-    return compile_graph(convert(made, ranges, ConvertOptions()).graph, SHAPE_PASSES)
+    converted = convert(made, _made_up_ranges(made), ConvertOptions())
+    return compile_graph(converted.graph, SHAPE_PASSES)
 
 
 def constant_count(graph: FloatGraph) -> int:
@@ -177,14 +184,24 @@ def _with_made_up_constants(graph: FloatGraph) -> FloatGraph:
     return replace(graph, tensors=tensors)
 
 
-def _made_up_range(number: int) -> tuple[float, float]:
-    """About -6 to 6, for each activation another one.
+def _made_up_ranges(graph: FloatGraph) -> dict[str, tuple[float, float]]:
+    """By source, about -6 to 6, for each activation another one.
 
     Equal scales and zero points give equal tables and structs, which the C has once. No bound is
-    above 8, which is what a LOGISTIC takes (quantisation, 1.5).
+    above 8, which is what a LOGISTIC takes (quantisation, 1.5). What a pool, PAD or CONCATENATION
+    reads is in 0..1, as it shares its scale with all that they join, a SOFTMAX among them; what
+    they give needs no range.
     """
-    low, high = number % _RANGES, 389 * number % _RANGES
-    return -4 - 4 * low / _RANGES, 4 + 4 * high / _RANGES
+    copies = [op for op in graph.ops if is_copy(op)]
+    moved = {op.out for op in copies}
+    joined = {name for op in copies for name in op_inputs(op)}
+    ranges = {}
+    for i, (name, tensor) in enumerate(graph.tensors.items()):
+        if tensor.data is None and name not in moved:
+            low, high = i % _RANGES / _RANGES, 389 * i % _RANGES / _RANGES
+            wide, narrow = (-4 - 4 * low, 4 + 4 * high), (0.0, 0.5 + 0.49 * high)
+            ranges[range_key(tensor)] = narrow if name in joined else wide
+    return ranges
 
 
 def _fan_in(weight: FloatTensor, *, depthwise: bool) -> int:
@@ -231,6 +248,7 @@ def analyze(
         cost=cost,
         layers=tuple(layers),
         upper_bound=upper_bound,
+        dead_channels=sum(len(row.constants) for row in program.removed.values()),
     )
 
 

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -27,16 +28,20 @@ from ndtool.export.codegen.engine import compile_graph
 from ndtool.export.codegen.engine_project import EngineModel, emit_engine
 from ndtool.export.codegen.model import Golden
 from ndtool.export.codegen.project import MAX_MARKER_BYTES, SCHEMA
+from ndtool.export.codegen.strings import c_string
 from ndtool.export.int8.ir import Graph, TensorId
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.rundir import read_bounded, sha256_bytes, sha256_file, stays_inside
 
 ARRAY: Final = "array"  # the template without an engine
+POSIX: Final = "posix"
 BUILD: Final = "build"  # folder of build outputs in a project
 MAX_TFLITE_BYTES: Final = 256 * 1024 * 1024
 MAX_BYTES: Final = 2**31  # of arena and weights
 MAX_COPY_BYTES: Final = 1024 * 1024 * 1024
 MAX_COPY_FILES: Final = 20_000
+MAX_LABELS_BYTES: Final = 64 * 1024 * 1024
+_LABEL_ROWS: Final = re.compile(r"_labels\[\w+\] = \{\n(.*?)^\};$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +144,31 @@ class CProject:
         ]
 
 
+def require_contract(project: CProject, contract: Contract) -> None:
+    """Hold the contract that the C was generated for, and the labels in it, against `contract`.
+
+    Raises:
+        InputError: another one, or other labels in the C than it was generated with.
+    """
+    what = ""
+    if project.contract is None or project.contract.sha256() != contract.sha256():
+        what = "the C is of another contract than the run's: size, normalisation or labels"
+    else:
+        file = project.folder / f"{project.prefix}_labels.c"
+        text = read_bounded(file, MAX_LABELS_BYTES).decode("utf-8", "replace")
+        found = _LABEL_ROWS.search(text)
+        wanted = "".join(f"    {c_string(label)},\n" for label in contract.labels)
+        if found is None or found[1] != wanted:
+            what = f"{visible(file.name)} has other labels than the contract, or another order"
+    if what:
+        raise InputError(
+            what,
+            where=visible(str(project.folder)),
+            remedy="generate the project again: ndtool codegen",
+            code="verify.other-contract",
+        )
+
+
 def is_project(folder: Path) -> bool:
     """Whether `folder` holds a marker of ours."""
     return bool(_markers(folder))
@@ -162,6 +192,15 @@ def load_projects(folder: Path) -> list[CProject]:
             code="verify.array",
         )
     return [_load(path, marker) for path, marker in with_engine]
+
+
+def project_files(folder: Path) -> list[str]:
+    """Names of the markers in `folder`, and of what each says was written with it.
+
+    Raises:
+        InputError: a damaged marker.
+    """
+    return [name for path, marker in _markers(folder) for name in (path.name, *marker.files)]
 
 
 def arrays_beside(folder: Path) -> list[str]:
@@ -323,6 +362,40 @@ def project_as(project: CProject, template: str) -> Iterator[Path]:
         yield copy
 
 
+@contextlib.contextmanager
+def judged_program(project: CProject) -> Iterator[Path]:
+    """A private folder with the project's own C, in the build files of `posix` and our program.
+
+    For a verdict: whatever else lies in the project's folder takes no part, and the program that
+    hands the C's answers over is ours, `judge.c`.
+
+    Raises:
+        InputError: a file of the project is missing.
+        UnsupportedError, ContractError: as `project_as`.
+    """
+    with tempfile.TemporaryDirectory(prefix="ndtool-build-") as name:
+        folder = Path(name)
+        files = {n: read_bounded(project.folder / n, MAX_COPY_BYTES) for n in _own_c(project)}
+        files[f"{project.prefix}_main.c"] = _judge(project.prefix)
+        for file, data in (_build_files(project, POSIX) | files).items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(data)
+        yield folder
+
+
+def _judge(prefix: str) -> bytes:
+    """The program that asks a model of this prefix; it is written for `nd_model`."""
+    source = resources.files("ndtool.firmware_templates") / "tools" / "judge.c"
+    text = source.read_text("utf-8")
+    return text.replace("nd_model", prefix).replace("ND_MODEL", prefix.upper()).encode("utf-8")
+
+
+def _own_c(project: CProject) -> list[str]:
+    """What a firmware compiles: the generated C without the program around it."""
+    main = f"{project.prefix}_main.c"
+    return [name for name in project.files if Path(name).suffix in (".c", ".h") and name != main]
+
+
 def _build_files(project: CProject, template: str) -> dict[str, bytes]:
     """What `template` adds to the C of a model: nothing of this depends on golden vectors."""
     nothing = np.zeros((1, 0), np.int8)
@@ -336,9 +409,7 @@ def _build_files(project: CProject, template: str) -> dict[str, bytes]:
         compiled=compile_graph(project.graph),
         arena_bytes_tflm=None,
     )
-    main = f"{project.prefix}_main.c"
-    files = emit_engine(model, template)
-    own = {name for name in project.files if Path(name).suffix in (".c", ".h")} - {main}
+    files, own = emit_engine(model, template), set(_own_c(project))
     return {name: data for name, data in files.items() if name not in own}
 
 

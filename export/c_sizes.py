@@ -18,6 +18,8 @@ from ndtool.rundir import CODEGEN, RunDir, read_bounded
 
 DEFAULT_CORE: Final = "cortex-m4"  # of flash and instructions
 MAX_HEADER_BYTES: Final = 1024 * 1024
+# Codes of errors of building and running C that are this machine's, not the C's
+MACHINE_FAULTS: Final = ("verify.copy", "profile.cache", "profile.compile")
 
 
 def largest_arena(run: RunDir, compiled: Compiled) -> int | None:
@@ -69,22 +71,28 @@ def _measure_on(run: RunDir, core: str, *, count: bool) -> tuple[Measured, Measu
     if board is None:
         cores = ", ".join(dict.fromkeys(f"cortex-{board.core}" for board in BOARDS))
         why = f"no board of the core {visible(core)}; known: {cores}" if core else "no bound for it"
-        return Measured(value=None, why=why), Measured(value=None, why=why)
+        return _both(Measured(value=None, why=why))
     try:
         project = run_project(run, f"qemu:{board.name}")
         if project is None:
-            why = f"no C project: ndtool codegen {run.path}"
-            return Measured(value=None, why=why), Measured(value=None, why=why)
+            return _both(Measured(value=None, why=f"no C project: ndtool codegen {run.path}"))
         gcc = {"gcc": toolchain.version_of("arm-none-eabi-gcc")}
         qemu = {"qemu": toolchain.version_of("qemu-system-arm")} if count else {}
         firmware = measure_firmware(project, board, count=count)
     except ToolMissingError as missing:
-        why = str(missing)
+        flash, why = Measured(value=None, why=str(missing)), str(missing)
+        if count:  # without an emulator there may be a compiler
+            flash, _ = _measure_on(run, core, count=False)
+        return flash, Measured(value=None, why=why)
     except NdError as broken:
-        why = f"{broken.what} ({broken.where})"
-    else:
-        return (
-            Measured(value=firmware.flash_bytes, toolchain=gcc),
-            Measured(value=firmware.instructions, why="no bound for it", toolchain=gcc | qemu),
-        )
-    return Measured(value=None, why=why), Measured(value=None, why=why)
+        why, failed = f"{broken.what} ({broken.where})", broken.code not in MACHINE_FAULTS
+        return _both(Measured(value=None, why=why, failed=failed))
+    return (
+        Measured(value=firmware.flash_bytes, toolchain=gcc),
+        Measured(value=firmware.instructions, why="no bound for it", toolchain=gcc | qemu),
+    )
+
+
+def _both(why: Measured) -> tuple[Measured, Measured]:
+    """Neither flash nor instructions, for one reason."""
+    return why, why

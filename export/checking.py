@@ -6,6 +6,7 @@ that a file says of accuracy or size is believed: all of it is found again, and 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,17 +21,23 @@ from ndtool.contract import MAX_CONTRACT_BYTES, Contract
 from ndtool.data.types import Split
 from ndtool.errors import DataError, InputError, NdError, ToolMissingError
 from ndtool.evaluate import recall_counts
-from ndtool.export.c_project import MAX_TFLITE_BYTES
-from ndtool.export.c_sizes import largest_arena, measure_c
+from ndtool.export.c_project import MAX_TFLITE_BYTES, project_files
+from ndtool.export.c_sizes import MACHINE_FAULTS, largest_arena, measure_c
 from ndtool.export.codegen.emit import emit_program
 from ndtool.export.codegen.engine import Compiled, compile_graph
-from ndtool.export.hops import HopPrediction, hop_figures, hop_rows, predict_hops
+from ndtool.export.hops import (
+    HopPrediction,
+    differing_images,
+    hop_figures,
+    hop_rows,
+    predict_hops,
+)
 from ndtool.export.int8.ir import Graph, op_name
 from ndtool.export.layers import op_macs
 from ndtool.export.run_data import evaluation_set
 from ndtool.export.student import load_student_spec
 from ndtool.export.tflite.reader import read_tflite
-from ndtool.export.verify_run import predict_c
+from ndtool.export.verify_run import ON_HOST, judged_projects, predict_c
 from ndtool.gates.baseline import Bounds
 from ndtool.gates.baseline_file import load_known
 from ndtool.gates.evidence import Evidence, Folder, Known, NoC
@@ -38,6 +45,7 @@ from ndtool.gates.rules import judge_folder, judge_models, not_run, require_judg
 from ndtool.gates.verdict import HopRow, Verdict
 from ndtool.options import CheckOptions
 from ndtool.rundir import (
+    CODEGEN,
     LABELS,
     ONNX,
     STUDENT_SPEC,
@@ -87,11 +95,14 @@ def check_run(run: RunDir, options: CheckOptions, *, data: str) -> Verdict:
     found = gather(run, options, data=data)
     folder = judge_folder(found.folder, found.known)
     evidence = found.evidence
-    if evidence is None:
+    if evidence is None:  # a folder gate failed: that is the cause, the rest would bury it
+        assert any(j.passed is False for j in folder.judgements)
         models = not_run(found.stopped, found.bounds, found.known)
+        judged = [*folder.judgements, *models.judgements]
     else:
         models = judge_models(evidence, found.bounds, found.known)
-    judged = [*folder.judgements, *models.judgements]
+        every = (*folder.judgements, *models.judgements)
+        judged = require_judged(every, found.bounds.require)
     recalls = (
         recall_counts(evidence.predicted, evidence.truth, len(evidence.labels))
         if evidence is not None and evidence.predicted is not None
@@ -102,7 +113,7 @@ def check_run(run: RunDir, options: CheckOptions, *, data: str) -> Verdict:
         run=str(run.path),
         against=found.against,
         rows=() if evidence is None else evidence.rows,
-        judgements=tuple(require_judged(judged, found.bounds.require)),
+        judgements=tuple(judged),
         notices=(*folder.notices, *models.notices),
         eval_count=found.folder.eval_count,
         eval_sha256=found.folder.eval_sha256,
@@ -230,7 +241,7 @@ def _look_at(run: RunDir, contract: Contract, manifest: Manifest) -> Folder:
     recorded = manifest.stages["predict"].figures if "predict" in manifest.stages else {}
     evaluated = recorded.get("eval_sha256")
     return Folder(
-        problems=tuple(run.problems()),
+        problems=(*run.problems(), *_unknown_c(run, manifest)),
         labels_problem=problem or _difference(found, contract.labels_file()),
         labels_sha256=sha256_bytes(found),
         contract_sha256=contract.sha256(),
@@ -238,6 +249,16 @@ def _look_at(run: RunDir, contract: Contract, manifest: Manifest) -> Folder:
         eval_count=0,
         eval_recorded=None if evaluated is None else Sha256(str(evaluated)),
     )
+
+
+def _unknown_c(run: RunDir, manifest: Manifest) -> list[str]:
+    """Files of the run's C that no stage says it wrote."""
+    found = []
+    for template in ON_HOST:
+        with contextlib.suppress(InputError):  # a damaged marker is for the gate `c` to say
+            names = project_files(run / f"{CODEGEN}/{template}")
+            found += [f"{CODEGEN}/{template}/{name}" for name in names]
+    return [f"{name} was written by no stage" for name in found if name not in manifest.files]
 
 
 def _difference(found: bytes, wanted: bytes) -> str:
@@ -266,13 +287,14 @@ def _run_models(
     """
     contract = run.contract()
     hops = predict_hops(run, images, runtime=options.runtime, workers=options.workers)
-    c_hop, why_no_c = _run_c(run, images)
+    c_hop, why_no_c = _run_c(run, images, hops[-1] if hops else None)
     hops += [c_hop] if c_hop is not None else []
     rows = hop_rows(hops, images.labels)
+    again = hop_figures(rows, images)
     model = read_bounded(run / TFLITE, MAX_TFLITE_BYTES) if run.has(TFLITE) else None
     graph = None if model is None else read_tflite(model, where=TFLITE)
     compiled = None if graph is None else _compile(graph)
-    measured = _exact_accuracies(hops, rows) | {
+    measured = _exact_accuracies(run, rows) | {
         "eval_count": len(images),
         "eval_sha256": images.sha256(),
         "contract_sha256": contract.sha256(),
@@ -302,6 +324,7 @@ def _run_models(
         model_sha256=None if model is None else sha256_bytes(model),
         recorded=_recorded(run.manifest(), measured),
         measured=measured,
+        near=_near(again, measured, rows),
         why_no_c=why_no_c,
         arena_bytes=None if compiled is None else largest_arena(run, compiled),
         ops=ops,
@@ -309,17 +332,23 @@ def _run_models(
         instructions=instructions,
     )
     of_c = {"flash_bytes": flash.value, "instructions": instructions.value}
-    return evidence, hop_figures(rows, images) | measured | of_c
+    return evidence, again | measured | of_c
 
 
-def _run_c(run: RunDir, images: Split) -> tuple[HopPrediction | None, NoC]:
-    """The hop of the C, or why there is none."""
+def _run_c(
+    run: RunDir, images: Split, before: HopPrediction | None
+) -> tuple[HopPrediction | None, NoC]:
+    """The hop of the C, or why there is none; of several projects the first that is wrong."""
     try:
-        hop = predict_c(run, images)
+        contract = run.contract()
+        hops = [predict_c(project, images, contract) for project in judged_projects(run)]
     except ToolMissingError as missing:
         return None, NoC(text=str(missing), failed=False)
     except NdError as broken:
-        return None, NoC(text=f"{broken.what} ({broken.where})", failed=True)
+        failed = broken.code not in MACHINE_FAULTS
+        return None, NoC(text=f"{broken.what} ({broken.where})", failed=failed)
+    wrong = (hop for hop in hops if differing_images(before, hop))
+    hop = next(wrong, hops[0] if hops else None)
     return hop, NoC(text=f"no C project: ndtool codegen {run.path}", failed=False)
 
 
@@ -331,15 +360,31 @@ def _compile(graph: Graph) -> Compiled | None:
         return None
 
 
-def _exact_accuracies(hops: Sequence[HopPrediction], rows: Sequence[HopRow]) -> dict[str, Value]:
-    """Figures of integers: floats may tip a sample on another machine, these may not."""
+def _exact_accuracies(run: RunDir, rows: Sequence[HopRow]) -> dict[str, Value]:
+    """Figures of integers: floats may tip a sample on another machine, these may not.
+
+    Those of int8 only where tflite_micro gave them now and when they were recorded.
+    """
     exact: dict[str, Value] = {}
+    predict = run.manifest().stages.get("predict")
+    recorded_by_tflm = predict is not None and TFLM in predict.packages
     for row in rows:
-        if row.hop is Hop.C or (row.hop is Hop.INT8 and row.engine.startswith(TFLM)):
+        of_tflm = row.hop is Hop.INT8 and row.engine.startswith(TFLM) and recorded_by_tflm
+        if row.hop is Hop.C or of_tflm:
             exact[f"accuracy_{row.hop.value}"] = row.accuracy.fraction
         if row.hop is Hop.C and row.differing is not None:
             exact["agreement_c"] = row.agreement
     return exact
+
+
+def _near(
+    again: Mapping[str, Value], measured: Mapping[str, Value], rows: Sequence[HopRow]
+) -> dict[str, Value]:
+    """Figures that are about what they were: without rounding itself, and another interpreter's."""
+    left_out = {*measured, "agreement_c", "max_abs_diff_onnx"}
+    if not any(row.hop is Hop.INT8 and row.engine.startswith(TFLM) for row in rows):
+        left_out |= {"accuracy_int8", "agreement_int8"}
+    return {key: value for key, value in again.items() if key not in left_out}
 
 
 def _recorded(manifest: Manifest, measured: Mapping[str, Value]) -> dict[str, Value]:
@@ -347,8 +392,7 @@ def _recorded(manifest: Manifest, measured: Mapping[str, Value]) -> dict[str, Va
     recorded: dict[str, Value] = {}
     for row in manifest.stages.values():
         for key, value in row.figures.items():
-            if value is None or (key == "accuracy_int8" and TFLM not in row.packages):
-                continue
-            if key not in recorded or recorded[key] == measured.get(key):
+            known = key in recorded and recorded[key] != measured.get(key)
+            if value is not None and not known:
                 recorded[key] = value
     return recorded

@@ -282,4 +282,4 @@ def fit_error(analysis: Analysis, fit: Fit, *, remedy: str) -> FitError:
 
 
 def _layer(row: LayerRow) -> str:
-    return f"layer {row.index} ({row.title}, {visible(row.tensor)})"
+    return f"layer {row.index} ({row.title}, {visible(row.name)})"

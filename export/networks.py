@@ -158,13 +158,17 @@ def _run_network(run: RunDir) -> Network:
             command = shlex.join(("ndtool", "export", str(run.path), "--int8"))
             text = f"the int8 file is older than the network: {command}"
             console.warn("analyze.int8-stale", text)
-        made = _tflite_network(read_bounded(run / TFLITE, MAX_FILE_BYTES), what=shown)
+        made = _tflite_network(
+            read_bounded(run / TFLITE, MAX_FILE_BYTES), what=visible(str(run / TFLITE))
+        )
         if spec is not None:
             made = replace(made, params=count_parameters(spec), spec=spec, design=design)
     elif spec is not None:
         made = spec_network(spec, design)
     elif run.has(ONNX):
-        made = _onnx_network(read_bounded(run / ONNX, MAX_FILE_BYTES), what=shown)
+        made = _onnx_network(
+            read_bounded(run / ONNX, MAX_FILE_BYTES), what=visible(str(run / ONNX))
+        )
     else:
         raise InputError(
             "no network in the run folder",

@@ -36,7 +36,10 @@ BUILD_TIMEOUT_S: Final = 900.0
 POLL_S: Final = 0.05
 ERROR_LINES: Final = 5
 # What a surrounding make or a user's shell would change in a build of ours
-_FOREIGN: Final = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEFILES", "OPT", "CROSS", "LAYERS")
+_FOREIGN: Final = (
+    *("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEFILES", "OPT", "CROSS", "LAYERS"),
+    *("CFLAGS", "CPPFLAGS", "LDFLAGS"),
+)
 
 _OVERFLOW: Final = re.compile(
     r"region `(?P<region>\w+)' overflowed by (?P<bytes>\d+) bytes"
@@ -139,7 +142,9 @@ def make(folder: Path, *arguments: str, tools: Sequence[str]) -> None:
     """
     for tool in tools:
         find_tool(tool)
-    command = [find_tool("make"), "--silent", f"-j{min(usable_cores(), 8)}", *arguments]
+    # Named: make would prefer a GNUmakefile that somebody put beside it.
+    command = [find_tool("make"), "-f", "Makefile", "--silent"]
+    command += [f"-j{min(usable_cores(), 8)}", *arguments]
     if not (folder / "Makefile").is_file():
         raise InputError(
             "no project to build: there is no Makefile",

@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 
 from ndtool import console
 from ndtool.console import visible
+from ndtool.contract import Contract
 from ndtool.data.types import Split
 from ndtool.errors import ConfigError, DataError, InputError, ToolMissingError
 from ndtool.evaluate import accuracy
 from ndtool.export import toolchain
-from ndtool.export.c_project import CProject, is_project, load_projects, project_as
+from ndtool.export.c_project import (
+    POSIX,
+    CProject,
+    is_project,
+    judged_program,
+    load_projects,
+    project_as,
+    require_contract,
+)
 from ndtool.export.codegen.boards import BOARDS, DEFAULT_BOARD, Board, find_board
 from ndtool.export.elf_facts import read_elf_facts
 from ndtool.export.hops import (
@@ -57,7 +66,6 @@ I8 = NDArray[np.int8]
 
 HOST: Final = "host"
 QEMU: Final = "qemu"
-POSIX: Final = "posix"
 CORTEX_M: Final = "cortex-m-qemu"
 CMAKE: Final = "cmake"
 # Templates with an engine, the preferred first: the place's own needs no other build files.
@@ -241,10 +249,14 @@ def run_project(run: RunDir, on: str = HOST) -> CProject | None:
     for project in found:
         if sha256_bytes(project.tflite) == model:
             return project
-    raise InputError(
+    raise _other_model(run, found[0])
+
+
+def _other_model(run: RunDir, project: CProject) -> InputError:
+    return InputError(
         "the C is of another int8 model than the run's",
-        where=visible(str(found[0].folder)),
-        remedy=f"ndtool codegen {run.path} --template {found[0].template}",
+        where=visible(str(project.folder)),
+        remedy=f"ndtool codegen {run.path} --template {project.template}",
         code="verify.other-model",
     )
 
@@ -340,20 +352,32 @@ def _reference_answers(run: RunDir, project: CProject, images: Split, workers: i
     return result.outputs
 
 
-def predict_c(run: RunDir, images: Split) -> HopPrediction | None:
-    """What the C says of every image, run on this machine; None when the run has no C.
+def judged_projects(run: RunDir) -> list[CProject]:
+    """Every C project of the run that has an engine: each of them may be flashed.
+
+    Raises:
+        InputError: one does not hold together, or is of another model or contract than the run's.
+    """
+    folders = [run / f"{CODEGEN}/{template}" for template in ON_HOST]
+    found = [project for f in folders if is_project(f) for project in load_projects(f)]
+    for project in found:
+        if run.has(TFLITE) and sha256_bytes(project.tflite) != sha256_file(run / TFLITE):
+            raise _other_model(run, project)
+        require_contract(project, run.contract())
+    return found
+
+
+def predict_c(project: CProject, images: Split, contract: Contract) -> HopPrediction:
+    """What the project's C says of every image, in a program of our own on this machine.
 
     Raises:
         ToolMissingError: no compiler.
-        InputError, MismatchError: the C does not hold together, compile or run.
+        InputError, MismatchError: the C does not compile or run.
     """
-    project = run_project(run)
-    if project is None:
-        return None
-    compiler, contract = compiler_name(), run.contract()
-    with project_as(project, POSIX) as folder, console.progress("C", len(images)) as bar:
+    compiler = compiler_name()
+    with judged_program(project) as folder, console.progress("C", len(images)) as bar:
         program = build_host(project, folder, layers=False)
-        program.self_test()
+        program.require_self_test()
         rows = []
         for start in range(0, len(images), program.chunk):
             pixels = images.images[start : start + program.chunk]

@@ -48,6 +48,8 @@ TFLITE: Final = "export/model_int8.tflite"
 LAYERS: Final = "export/layers.csv"
 PREDICTIONS: Final = "export/predictions"  # /{float,onnx,int8,c}.npz
 CODEGEN: Final = "codegen"  # /TEMPLATE
+# What later stages and `check` go by: only as some stage wrote it
+ARTIFACTS: Final = (CONTRACT, LABELS, STUDENT, STUDENT_SPEC, ONNX, RANGES, TFLITE)
 LOCK: Final = ".lock"
 GIT_TIMEOUT_S: Final = 10
 MAX_JSON_BYTES: Final = 64 * 1024 * 1024
@@ -238,7 +240,7 @@ class RunDir:
                 remedy=_REMEDY,
                 code="run.manifest",
             ) from None
-        for name in loaded.files:
+        for name in (*loaded.files, *_read_by(loaded)):
             if not stays_inside(name):
                 raise InputError(
                     "bad manifest: a file name leaves the run folder",
@@ -361,22 +363,25 @@ class RunDir:
             self.write_text(METRICS, text)
 
     def problems(self) -> list[str]:
-        """What does not hold together: changed or missing artifacts, stages older than their input.
+        """What does not hold together: changed, missing or unknown artifacts, stale stages.
 
         A folder without train/ is complete for every stage after extract (design, 3).
         """
-        manifest = self.manifest()
+        manifest, found = self.manifest(), list[str]()
+        now = self._hashes((*manifest.files, *_read_by(manifest)))
         without_train = not (self.path / "train").is_dir()
-        found: list[str] = []
         for name, row in manifest.files.items():
-            path = self.path / name
             if without_train and name.startswith("train/"):
                 continue
-            if not path.is_file():
+            if now[name] is None:
                 found.append(f"{name} is missing")
-            elif sha256_file(path) != row.sha256:
+            elif now[name] != row.sha256:
                 found.append(f"{name} is not what {row.stage} wrote")
-        found += [f"{stage} is older than what it reads" for stage in self.stale_stages()]
+            elif row.stage not in manifest.stages:
+                found.append(f"{name} was written by {row.stage}, of which nothing else is known")
+        unknown = [name for name in ARTIFACTS if self.has(name) and name not in manifest.files]
+        found += [f"{name} was written by no stage" for name in unknown]
+        found += [f"{stage} is older than what it reads" for stage in _stale(manifest, now)]
         metrics = self.path / METRICS
         if not metrics.is_file() or metrics.read_text("utf-8", "replace") != json_text(
             _metrics(manifest.stages)
@@ -387,15 +392,12 @@ class RunDir:
     def stale_stages(self) -> list[str]:
         """Stages whose input files have changed since they ran, or were made by a stale one."""
         manifest = self.manifest()
-        stale: list[str] = []
-        for name, row in manifest.stages.items():
-            for read, sha256 in row.reads.items():
-                path = self.path / read
-                maker = manifest.files[read].stage if read in manifest.files else ""
-                changed = path.is_file() and sha256_file(path) != sha256
-                if (changed or maker in stale) and name not in stale:
-                    stale.append(name)
-        return stale
+        return _stale(manifest, self._hashes(_read_by(manifest)))
+
+    def _hashes(self, names: Iterable[str]) -> dict[str, Sha256 | None]:
+        """sha256 of every file, each read once; None where there is none."""
+        once = dict.fromkeys(names)
+        return {name: sha256_file(self.path / name) if self.has(name) else None for name in once}
 
     # -- lock ----------------------------------------------------------------------------------
 
@@ -466,6 +468,30 @@ def stays_inside(name: str) -> bool:
     """Whether a file name with `/`, as manifests have it, names a place below its folder."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name and name != ""
+
+
+def _read_by(manifest: Manifest) -> list[str]:
+    """Names of what the stages read: files of the folder, and sources such as `data`."""
+    return [name for row in manifest.stages.values() for name in row.reads]
+
+
+def _stale(manifest: Manifest, now: Mapping[str, Sha256 | None]) -> list[str]:
+    """Stages whose input is not what it was, by the hashes of the files as they are `now`.
+
+    A file that is gone is none that has changed.
+    """
+    stale: set[str] = set()
+    while True:
+        of_stale = {name for name, row in manifest.files.items() if row.stage in stale}
+        found = {
+            stage
+            for stage, row in manifest.stages.items()
+            for name, sha256 in row.reads.items()
+            if name in of_stale or now[name] not in (None, sha256)
+        }
+        if found == stale:  # what a stale stage wrote can make more of them stale
+            return [stage for stage in manifest.stages if stage in stale]
+        stale = found
 
 
 def _metrics(stages: Mapping[str, StageRow]) -> dict[str, Value]:

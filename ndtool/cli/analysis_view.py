@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ndtool.export.fit import Design, Proposal, Size
     from ndtool.targets import Fit
 
-MAX_TENSOR = 24  # characters of a tensor's name in the table
+MAX_NAME = 24  # characters of a layer in the table
 # users.md, 6: no time without it
 ONE_PER_CYCLE = "at 1 instruction per cycle; flash wait states, cache and dual issue not modelled"
 
@@ -25,7 +25,8 @@ def show_figures(analysis: "Analysis") -> None:
     other = cost.flash_bytes - cost.weights_bytes - cost.code_bytes
     params = "" if analysis.params is None else f"   {analysis.params:,} parameters"
     console.out(f"network  {visible(analysis.what)}")
-    exact = "RAM and weights exact, as codegen writes them"
+    dead = f", without {analysis.dead_channels:,} dead channels" if analysis.dead_channels else ""
+    exact = f"RAM and weights exact, as codegen writes them{dead}"
     above = "upper bounds: the C leaves out channels that die in training"
     console.out(f"figures  {above if analysis.upper_bound else exact}; ~ is estimated")
     console.out(
@@ -40,7 +41,7 @@ def show_figures(analysis: "Analysis") -> None:
         f"work     {analysis.macs:,} MAC{params}   instructions ~{cost.instructions:,}"
         f" ({_core(analysis)})"
     )
-    console.out(f"peak     {peak.live_bytes:,} B in layer {peak.index}, {_short(peak.tensor)}")
+    console.out(f"peak     {peak.live_bytes:,} B in layer {peak.index}, {visible(peak.name)}")
     console.out(f"\n{_layer_table(analysis)}\n")
 
 
@@ -54,11 +55,6 @@ def _bytes(size: int) -> str:
     return f"{size:,} B ({size / 1024:,.1f} KiB)"
 
 
-def _short(tensor: str) -> str:
-    """A tensor's name for the screen; TFLite joins the names of what it fused by `;`."""
-    return visible(tensor.partition(";")[0], MAX_TENSOR)
-
-
 def _layer_table(analysis: "Analysis") -> str:
     columns = ("operation", "tensor", "output", "MACs", "weights, B", "arena, B", "instructions~")
     head = ("#", *columns, "")
@@ -67,7 +63,7 @@ def _layer_table(analysis: "Analysis") -> str:
         (
             f"{row.index}",
             row.title,
-            _short(row.tensor),
+            visible(row.name, MAX_NAME),
             "x".join(map(str, row.shape)),
             f"{row.macs:,}",
             f"{row.weights_bytes:,}",
@@ -85,19 +81,18 @@ def _layer_table(analysis: "Analysis") -> str:
 
 def show_fit(analysis: "Analysis", fit: "Fit") -> None:
     """The verdict on one board."""
-    board = fit.target
     console.out(f"fits     {visible(fit.text)}")
-    rooms = (("RAM", "", fit.ram_free), ("flash", "~", fit.flash_free))
-    room = ", ".join(
-        f"{word} {mark}{abs(free):,} B {'over' if free < 0 else 'free'}"
-        for word, mark, free in rooms
-    )
-    console.out(f"room     {room}; {fit.binding} is the limit")
-    console.out(
-        f"reserve  RAM {board.ram - fit.ram_budget:,} B, flash {board.flash - fit.flash_budget:,} B,"
-        " kept for the application"
-    )
+    ram, flash = f"RAM {_left(fit.ram_free)}", f"flash ~{_left(fit.flash_free)}"
+    console.out(f"room     {ram}, {flash}; {fit.binding} is the limit")
+    ram_kept, flash_kept = fit.target.ram - fit.ram_budget, fit.target.flash - fit.flash_budget
+    kept = f"RAM {ram_kept:,} B, flash {flash_kept:,} B, kept for the application"
+    console.out(f"reserve  {kept}")
     console.out(f"time     ~{_seconds(analysis, fit):.3g} s {ONE_PER_CYCLE}")
+
+
+def _left(free: int) -> str:
+    """`4,883 B free`, or `12 B over` where it is negative."""
+    return f"{abs(free):,} B {'over' if free < 0 else 'free'}"
 
 
 def show_targets(judged: Sequence[tuple["Analysis", "Fit"]]) -> None:
@@ -141,12 +136,11 @@ def _seconds(analysis: "Analysis", fit: "Fit") -> float:
 def show_proposals(design: "Design", found: Sequence["Proposal"]) -> None:
     """The sizes that fit a board, and how to train the first."""
     fit = found[0].fit
-    ram, flash = f"{fit.ram_budget / 1024:,.1f} KiB", f"{fit.flash_budget / 1024:,.1f} KiB"
     colour = "gray" if design.in_channels == 1 else "RGB"
     console.out(f"network  {design.model}, {design.classes} classes, {colour}")
     console.out(
-        f"sizes    of each resolution the largest width that fits {visible(fit.target.name)}:"
-        f" {ram} of RAM, {flash} of flash\n"
+        f"sizes    the largest width of each resolution that fits {visible(fit.target.name)}:"
+        f" RAM {fit.ram_budget / 1024:,.1f}, flash {fit.flash_budget / 1024:,.1f} KiB\n"
     )
     head = ("px", "width", "MACs", "parameters", "RAM, B", "flash~, B", "limit", "time, s")
     rows = [
@@ -226,6 +220,7 @@ def _figures(analysis: "Analysis") -> Mapping[str, object]:
         "flash_bytes": cost.flash_bytes,
         "instructions": cost.instructions,
         "upper_bound": analysis.upper_bound,
+        "dead_channels": analysis.dead_channels,
     }
 
 

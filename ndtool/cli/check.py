@@ -10,6 +10,7 @@ import typer
 
 from ndtool import console
 from ndtool.cli.params import EvalData, RunArg, build, verb
+from ndtool.errors import NdError
 from ndtool.options import CHECK, CheckOptions
 from ndtool.rundir import require_writable
 
@@ -47,7 +48,14 @@ def check(
         if path is not None:
             require_writable(path, option)
     began = time.gmtime()
-    verdict = check_run(run, options, data=data)
+    try:
+        verdict = check_run(run, options, data=data)
+    except NdError as refusal:
+        if github:
+            from ndtool.gates.github import refusal_line
+
+            console.out_command(refusal_line(refusal))
+        raise
     write_files(verdict, junit=junit, markdown=markdown, began=began)
     console.out_json(verdict.document())
     print_check(verdict)

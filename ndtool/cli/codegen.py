@@ -7,7 +7,7 @@ import typer
 
 from ndtool import console
 from ndtool.cli.params import EvalData, Force, build, origins, verb
-from ndtool.cli.summary import end_if_too_large, print_summary
+from ndtool.cli.summary import end_if_too_large, next_baseline, print_summary
 from ndtool.errors import ConfigError
 from ndtool.options import CODEGEN, CodegenOptions
 
@@ -51,7 +51,7 @@ def codegen(
         )
     if tflite is None:
         document, board = codegen_run(run, options, origins(ctx), force=force, data=data)
-        _end(document, conclude(run, options.template, board))
+        _end(document, conclude(run, options.template, board, next_baseline()))
         return
     if out is None:
         raise ConfigError(
@@ -106,7 +106,7 @@ def codegen_run(
     return {"schema": "ndtool.codegen/1", "project": str(project), **figures}, board
 
 
-def conclude(name: str, template: str, board: "Target | None", baseline: str = "") -> "Summary":
+def conclude(name: str, template: str, board: "Target | None", baseline: str) -> "Summary":
     """The figures of a run; whether it fits the board is kept in the folder.
 
     `baseline`: the file that its next check is held against.

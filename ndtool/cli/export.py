@@ -7,7 +7,7 @@ import typer
 
 from ndtool import console
 from ndtool.cli.params import EvalData, Force, Int8, build, origins, verb
-from ndtool.cli.summary import print_summary
+from ndtool.cli.summary import next_baseline, print_summary
 from ndtool.errors import ConfigError
 from ndtool.options import EXPORT, ExportOptions
 
@@ -70,7 +70,7 @@ def export(
 
     document = export_run(run, options, origins(ctx), force=force, data=data)
     exported = find_run(run)
-    summary = summarize(exported, target=recorded_target(exported))
+    summary = summarize(exported, target=recorded_target(exported), baseline=next_baseline())
     print_summary(summary)
     console.out_json(document | {"summary": summary.document()})
 

@@ -178,8 +178,24 @@ Target = Annotated[str, typer.Option(metavar="BOARD", help="Must fit it; see ndt
 Boards = Annotated[
     str, typer.Option(metavar="FILE", help="TOML file with more boards. [those of -c]")
 ]
+
+
+def _require_named(ctx: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    # `--baseline "$FILE"` with nothing in it would judge by no baseline at all.
+    source = ctx.get_parameter_source(parameter.name or "")
+    if not value and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter("no file is named; leave the option out to judge without one")
+    return value
+
+
 BaselineOpt = Annotated[
-    str, typer.Option("--baseline", metavar="FILE", help="Accepted result to hold it against.")
+    str,
+    typer.Option(
+        "--baseline",
+        metavar="FILE",
+        callback=_require_named,
+        help="Accepted result to hold it against.",
+    ),
 ]
 PolicyOpt = Annotated[
     Policy | None, typer.Option(help="How a drop is judged. [the baseline's, else paired]")

@@ -22,7 +22,7 @@ def print_summary(summary: "Summary") -> None:
         console.out(f"{title:<12}{visible_line(text)}")
 
 
-def next_baseline(given: str) -> str:
+def next_baseline(given: str = "") -> str:
     """The file that a run's next check is held against; empty: there is none yet."""
     from ndtool.export.summary import BASELINE
 

@@ -48,7 +48,7 @@ _RECALLS: Final = "min_recall_percent"
 _TABLES: Final = (_RECALLS, "paired", "arena_bytes", "flash_bytes", "instructions")
 # Bounds that a first baseline may come to have, to try settings on
 _EVERY: Final = Bounds(
-    arena_bytes=Limit(max=0), flash_bytes=Budget(value=0), instructions=Budget(value=0)
+    arena_bytes=Limit(max=0), flash_bytes=Budget(max=0), instructions=Budget(max=0)
 )
 _NOT_SHOWN: Final = ("name", "schema", "result.recall_percent")
 

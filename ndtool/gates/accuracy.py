@@ -74,11 +74,14 @@ def judge_drop(pair: Discordant | None, bounds: Bounds, known: Known, apart: str
     """Is the model worse than the baseline's on the same images, by the policy in force?
 
     Args:
-        pair: baseline against now; None where they cannot be compared.
+        pair: baseline against now; None where they cannot be compared. No int8 model at all is
+            worse than any.
     """
     setting, key, bound = _policy(bounds)
+    if pair is None and apart:
+        return skip("drop", apart, bound=bound, key=key)
     if pair is None:
-        return skip("drop", apart or NO_INT8, bound=bound, key=key)
+        return Judgement(gate="drop", passed=False, text=NO_INT8, bound=bound, key=key)
     present = f"{_points(pair.drop_points)} points, p = {pair.p_value:.4g}"
     said = f"policy {bounds.policy.value}"
     if bounds.policy is not known.baseline.bounds.policy:

@@ -229,6 +229,8 @@ def _bad_bounds(bounds: Bounds, before: str) -> Iterator[tuple[str, str]]:
 def _bad_budget(budget: Budget, before: str) -> Iterator[tuple[str, str]]:
     if budget.value is None and budget.max is None:
         yield before.rstrip("."), "neither max nor value"
+    elif budget.max_increase_percent is None and budget.max is None:
+        yield before.rstrip("."), "neither max nor max_increase_percent"
     if budget.value is None and budget.max_increase_percent is not None:
         yield f"{before}max_increase_percent", "of what value?"
     for name, count in (("value", budget.value), ("max", budget.max)):

@@ -56,11 +56,13 @@ class Folder:
 class Measured:
     """A figure of the C on a core: `value`, or None and `why` it was not measured.
 
-    `toolchain`: name -> version line of what measured it.
+    `failed`: that is the C's own fault: it does not compile, fit or run. `toolchain`: name ->
+    version line of what measured it.
     """
 
     value: int | None
     why: str = ""
+    failed: bool = False
     toolchain: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -79,7 +81,8 @@ class Evidence:
     `eval_sha256`: of the evaluation set. `predicted` (N,): classes of the int8 hop, None where it
     could not be run. `model_sha256`: of the int8 file. `recorded` and `measured`: figures by the
     keys of metrics.json, as the stages recorded them and as they were found again; only keys in
-    both are compared, so `measured` holds none that another machine's floats can tip.
+    both are compared. `measured` holds none that another machine's floats can tip: those are in
+    `near`, and may differ a little.
     `arena_bytes`: of the C, the larger of what its header says and of our own plan. `flash`,
     `instructions`: by building the C for the core of the baseline's bound.
     """
@@ -92,6 +95,7 @@ class Evidence:
     model_sha256: Sha256 | None
     recorded: Mapping[str, Value]
     measured: Mapping[str, Value]
+    near: Mapping[str, Value]
     why_no_c: NoC
     arena_bytes: int | None
     ops: tuple[str, ...]

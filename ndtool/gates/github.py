@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ndtool.console import MAX_SENTENCE, visible, visible_line
+from ndtool.errors import NdError
 from ndtool.gates.markdown import markdown_text
 from ndtool.gates.verdict import Judgement, Verdict
 
@@ -43,6 +44,12 @@ def annotation_lines(
         errors.append((title | place, judgement.text))
     notices = [({"title": "ndtool check"}, notice) for notice in verdict.notices]
     return [*_commands("error", errors), *_commands("notice", notices)]
+
+
+def refusal_line(refusal: NdError) -> str:
+    """The line for a check that came to no verdict."""
+    (line,) = _commands("error", [({"title": "ndtool check"}, str(refusal))])
+    return line
 
 
 def step_summary(verdict: Verdict) -> str:

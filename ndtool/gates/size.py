@@ -10,14 +10,19 @@ from ndtool.gates.verdict import Judgement
 
 
 def judge_arena(evidence: Evidence, bounds: Bounds) -> list[Judgement]:
-    """Exact: the plan is our own, so the same on every machine."""
+    """Exact: the plan is our own, so the same on every machine.
+
+    A model that has none, or C that does not state it, is not within its bound.
+    """
     gate, key, limit = "arena", "bounds.arena_bytes", bounds.arena_bytes
     if limit is None:
         return []
     bound = f"at most {limit.max:,} bytes"
+    if evidence.model_sha256 is None:
+        return [skip(gate, "no int8 model", bound=bound, key=key)]
     if evidence.arena_bytes is None:
-        why = "no C of this model, or none that states its arena"
-        return [skip(gate, why, bound=bound, key=key)]
+        why = f"no C of this model, or none that states its arena; {bound} demanded"
+        return [Judgement(gate=gate, passed=False, text=why, bound=bound, key=key)]
     present = f"{evidence.arena_bytes:,} bytes"
     passed = evidence.arena_bytes <= limit.max
     text = f"{present}; {bound}"
@@ -27,7 +32,10 @@ def judge_arena(evidence: Evidence, bounds: Bounds) -> list[Judgement]:
 def judge_budget(
     gate: str, budget: Budget | None, measured: Measured, known: Known | None
 ) -> list[Judgement]:
-    """Gate `flash` or `instructions`; figures of two toolchains are not compared."""
+    """Gate `flash` or `instructions`; figures of two toolchains are not compared.
+
+    C that cannot be measured because it does not compile, fit or run is no pass, but a failure.
+    """
     if budget is None:
         return []
     unit, key = ("bytes", "flash_bytes") if gate == "flash" else (gate, "instructions")
@@ -35,7 +43,8 @@ def judge_budget(
     bound = f"at most {limit:,} {unit}" + (f" on {budget.core}" if budget.core else "")
     why = measured.why if measured.value is None else _other_toolchain(measured, known)
     if measured.value is None or why:
-        return [skip(gate, why, bound=bound, key=f"bounds.{key}")]
+        passed = False if measured.failed else None
+        return [Judgement(gate=gate, passed=passed, text=why, bound=bound, key=f"bounds.{key}")]
     present = f"{measured.value:,} {unit}"
     text = f"{present}; {bound}"
     if budget.value is not None and budget.max_increase_percent is not None:

@@ -14,6 +14,7 @@ from command import Done, ndtool, ndtool_here
 from int8_models import tiny_model
 from nets import contract_of
 from random_networks import random_tensors
+from shared_models import shared_model
 from tiny_data import write_npz
 
 from ndtool import console
@@ -26,7 +27,7 @@ Capture = pytest.CaptureFixture[str]
 DOCUMENT = {
     *("schema", "kind", "network", "core", "measured_core", "exact_core", "params", "macs"),
     *("arena_bytes", "ram_bytes", "weights_bytes", "code_bytes", "flash_bytes", "instructions"),
-    *("upper_bound", "layers", "peak_layer", "targets"),
+    *("upper_bound", "dead_channels", "layers", "peak_layer", "targets"),
 }
 
 
@@ -100,6 +101,9 @@ def test_the_screen_names_bounds_estimates_and_the_next_command(capsys: Capture)
     assert lines[2] == "RAM      113,081 B (110.4 KiB)   arena 111,033 B + stack 2,048 B"
     assert [line.split()[2] for line in lines if line.endswith("peak")] == ["3x3"]
     assert any(line.startswith("fits     nucleo-f446re: FITS (RAM 110.4") for line in lines)
+    room = "room     RAM 4,883 B free, flash ~38,097 B free; RAM is the limit"
+    assert room in lines  # 131,072 - 13,108 - 113,081 and 524,288 - 26,215 - the forecast
+    assert "reserve  RAM 13,108 B, flash 26,215 B, kept for the application" in lines
     (time,) = (line for line in lines if line.startswith("time"))
     assert "at 1 instruction per cycle; flash wait states, cache and dual issue not" in time
     assert lines[-1] == (
@@ -114,6 +118,17 @@ def test_a_tflite_is_exact(folder: Path, capsys: Capture) -> None:
     assert found["kind"] == "tflite" and found["network"] == "net.bin"
     assert not found["upper_bound"] and found["params"] is None
     assert "exact" in ndtool_here("analyze", "net.bin", capsys=capsys).out.splitlines()[1]
+
+
+def test_dead_channels_of_a_file_are_told(folder: Path, capsys: Capture) -> None:
+    (folder / "net.tflite").write_bytes(shared_model("vww_96"))
+    found = analyzed("net.tflite", capsys=capsys)
+    assert found["dead_channels"] == 2080 and found["macs"] == 3_880_529
+    lines = ndtool_here("analyze", "net.tflite", capsys=capsys).out.splitlines()
+    assert "without 2,080 dead channels" in lines[1]
+    # The converter's names of fused tensors are shortened, but not for machines.
+    assert lines[5].endswith(", model/activation_2/Relu") and ";" not in "".join(lines[2:])
+    assert ";" in found["layers"][2]["tensor"]
 
 
 def test_an_onnx_file_has_the_plan_of_its_model(folder: Path, capsys: Capture) -> None:
@@ -138,6 +153,8 @@ def test_a_run_from_its_first_file_to_its_int8_file(folder: Path, capsys: Captur
     exact = analyzed("runs/one", capsys=capsys)
     assert not exact["upper_bound"] and exact["params"] == begun["params"]
     assert exact["arena_bytes"] != begun["arena_bytes"]
+    run.write_bytes(TFLITE, b"no such thing")
+    assert "(runs/one/export/model_int8.tflite)" in refused("analyze", "one", capsys=capsys)
 
 
 def test_an_imported_run(folder: Path, capsys: Capture) -> None:
@@ -184,6 +201,31 @@ def test_all_targets(folder: Path, capsys: Capture) -> None:
     done = ndtool_here("analyze", "ds-cnn", "--all-targets", capsys=capsys)
     assert done.code == 0 and "fits     26 of 26 boards" in done.out
     assert "at 1 instruction per cycle" in done.out
+    table = done.out.split("\n\n")[2].splitlines()
+    assert table[0].startswith("board") and max(map(len, table)) <= 100
+    assert "xtensa as of rv32imc, cortex-m85 as of m55" in done.out
+
+
+def test_what_is_proposed_can_be_typed(folder: Path, capsys: Capture) -> None:
+    """A board of --boards is found by --boards again; train has no reserves of the command line."""
+    (folder / "my boards.toml").write_text(
+        '[boards.mine]\ncore = "cortex-m3"\nclock_mhz = 1\nram = 20480\nram_total = 20480\n'
+        'flash = 65536\nsource = "a"\n'
+    )
+    boards = ("--boards", "my boards.toml")
+    size = ("ds-cnn", "--width", "1", "--resolution")
+    named = " --target mine --boards 'my boards.toml' --data SPEC"
+    done = ndtool_here("analyze", *size, "32", "--target", "mine", *boards, capsys=capsys)
+    assert done.code == 0 and done.out.splitlines()[-1].endswith(f"--resolution 32{named}")
+    sizes = analyzed("ds-cnn", "--fit", "mine", *boards, capsys=capsys)["sizes"]
+    assert all(row["command"].endswith(named) for row in sizes)
+    built_in = ("--target", "pico", *boards)
+    done = ndtool_here("analyze", *size, "32", *built_in, capsys=capsys)
+    assert done.out.endswith("--resolution 32 --target pico --data SPEC\n")
+    tight = ("--target", "mine", *boards, "--ram-reserve", "1k", "--flash-reserve", "0")
+    assert ndtool_here("analyze", *size, "44", "--target", "mine", *boards, capsys=capsys).code == 4
+    done = ndtool_here("analyze", *size, "44", *tight, capsys=capsys)
+    assert done.code == 0 and done.out.endswith("--resolution 44 --data SPEC\n")
 
 
 def test_reserves_take_sizes(capsys: Capture) -> None:
@@ -267,7 +309,10 @@ def test_the_layers_as_csv(folder: Path, capsys: Capture) -> None:
         (("mbv2", "--strides", "1,2"), ("[model.strides]",)),
         (("mbv2", "--width", "0"), ("[model.width]",)),
         (("mbv2", "--width", "nan"), ("finite",)),
-        (("mbv2", "--classes", "0"), ("--classes",)),
+        (("mbv2", "--classes", "1"), ("--classes",)),
+        (("mbv2", "--ram-reserve", "1k"), ("--ram-reserve needs a board", "[usage]")),
+        (("mbv2", "--flash-reserve", "1k"), ("--flash-reserve needs a board", "[usage]")),
+        (("mbv2", "--boards", "none.toml"), ("--boards needs a board", "[usage]")),
         (("mbv2", "--width", "8"), ("[analyze.too-large]",)),
         (("mbv2", "--boards", "none.toml", "--all-targets"), ("none.toml",)),
     ],

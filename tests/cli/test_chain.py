@@ -152,11 +152,11 @@ def test_other_training_options_are_refused_and_force_replaces(tiny: Path) -> No
     assert ndtool("train", *TINY_TRAIN, "--lr", "0.05", "--force", cwd=tiny).code == 0
     # The old student, ONNX and int8 files are still there: nothing may take them for the new net.
     check = ndtool("check", "tiny", "--max-drop", "100", cwd=tiny)
-    assert check.code == 3 and "FAIL  integrity: extract is older than what it reads" in check.out
+    assert check.code == 3 and "extract is older than what it reads" in check.out
     refused = ndtool("codegen", "tiny", cwd=tiny)
     assert refused.code == 2 and "ndtool export" in refused.err
     onnx_only = ndtool("export", "tiny", cwd=tiny)
-    assert onnx_only.code == 0 and "int8" not in onnx_only.out.split("files")[0], onnx_only.out
+    assert onnx_only.code == 0 and "int8 -" in onnx_only.out.split("files")[0], onnx_only.out
     assert "of an older model" in onnx_only.err
     assert ndtool("export", "tiny", "--int8", "--calib", "50", cwd=tiny).code == 0
     assert ndtool("codegen", "tiny", cwd=tiny).code == 0

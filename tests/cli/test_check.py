@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -34,6 +34,8 @@ from ndtool.contract import load_contract
 from ndtool.evaluate import accuracy, predicted_class
 from ndtool.export.int8.ir import Graph
 from ndtool.export.int8.reference import run_graph
+from ndtool.export.project_stage import codegen_stage
+from ndtool.options import CODEGEN
 from ndtool.quant.pixels import quantize_pixels
 from ndtool.rundir import STUDENT, RunDir, json_text
 
@@ -167,6 +169,20 @@ def other_c_and_self_test(run: RunDir) -> None:
     edit_text(golden, "(i < ND_MODEL_GOLDEN_COUNT); ++i", "(i < 0); ++i")
 
 
+def program_that_knows_the_answers(run: RunDir) -> None:
+    """A wrong kernel, behind a test program that runs nothing and says that all is well."""
+    other_c(run)
+    main = run / "codegen/posix/nd_model_main.c"
+    main.write_text(
+        '#include <stdio.h>\nint main(void) { puts("nd_model: 8 golden vectors: ok"); return 0; }\n'
+    )
+
+
+def swap_labels_in_the_c(run: RunDir) -> None:
+    labels = run / "codegen/posix/nd_model_labels.c"
+    edit_text(labels, '    "rows",\n    "columns",\n', '    "columns",\n    "rows",\n')
+
+
 @dataclass(frozen=True)
 class Mutant:
     """An edit, the file that integrity names, what catches it when the folder agrees again.
@@ -219,6 +235,12 @@ MUTANTS = {
     "edited C and self-test": Mutant(
         other_c_and_self_test, "nd_model_golden.c", "c", "images differ from tflite_micro"
     ),
+    "edited C and test program": Mutant(
+        program_that_knows_the_answers, "nd_model_main.c", "c", "golden vector"
+    ),
+    "swapped labels in the C": Mutant(
+        swap_labels_in_the_c, "nd_model_labels.c", "c", "nd_model_labels.c has other labels"
+    ),
 }
 
 
@@ -270,6 +292,52 @@ def test_what_an_artifact_does_is_caught_when_the_folder_agrees_with_it(
 # -- figures and images ----------------------------------------------------------------------------
 
 
+def test_c_of_every_template_is_run(run: RunDir, check: Check) -> None:
+    """Any of them may be what is flashed."""
+    codegen_stage(run, replace(CODEGEN, template="cmake"), force=False)
+    assert check().code == 0
+    kernel = run / "codegen/cmake/nd_runtime/nd_mean_s8.c"
+    edit_text(kernel, "+ shape->out_zp;", "+ shape->out_zp + 1;")
+    reseal(run)
+    done = check()
+    assert failing(done) == {"c"} and "golden vector" in gates(done)["c"]["text"]
+    golden = run / "codegen/cmake/nd_model_golden.c"
+    edit_text(golden, "(i < ND_MODEL_GOLDEN_COUNT); ++i", "(i < 0); ++i")
+    reseal(run)
+    done = check()
+    assert failing(done) == {"c"} and "images differ" in gates(done)["c"]["text"]
+
+
+def test_c_of_another_model_or_contract_beside_the_right_one_fails(
+    run: RunDir, check: Check
+) -> None:
+    codegen_stage(run, replace(CODEGEN, template="cmake"), force=False)
+    marker = run / "codegen/cmake/nd_model.json"
+    project = json.loads(marker.read_text())
+    project["contract"]["labels"].reverse()
+    marker.write_text(json_text(project))
+    reseal(run)
+    done = check()
+    assert failing(done) == {"c"} and "another contract" in gates(done)["c"]["text"]
+
+
+def test_a_makefile_of_somebody_else_takes_no_part(run: RunDir, check: Check) -> None:
+    (run / "codegen/posix/GNUmakefile").write_text("$(error not this one)\n")
+    (run / "codegen/posix/build").mkdir()
+    (run / "codegen/posix/build/nd_model_host").write_text("#!/bin/sh\nexit 1\n")
+    assert check().code == 0
+
+
+@pytest.mark.parametrize("name", [INT8, "codegen/posix/nd_model_data.c", "labels.txt"])
+def test_a_file_that_the_manifest_leaves_out_fails_integrity(
+    name: str, run: RunDir, check: Check
+) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["files"][name]
+    (run / "manifest.json").write_text(json_text(manifest))
+    assert gates(check())["integrity"]["text"] == f"{name} was written by no stage"
+
+
 def test_edited_metrics_fail_integrity_and_edited_figures_are_named(
     run: RunDir, check: Check
 ) -> None:
@@ -279,6 +347,15 @@ def test_edited_metrics_fail_integrity_and_edited_figures_are_named(
     done = check()
     assert failing(done) == {"metrics"}
     assert "accuracy_int8 recorded 0.12345, measured" in gates(done)["metrics"]["text"]
+
+
+def test_edited_figures_of_the_float_hop_are_named(run: RunDir, check: Check) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["stages"]["predict"]["figures"]["accuracy_float"] = 0.5
+    (run / "manifest.json").write_text(json_text(manifest))
+    run.write_metrics()
+    assert failing(done := check()) == {"metrics"}
+    assert "accuracy_float recorded 0.5, measured" in gates(done)["metrics"]["text"]
 
 
 @pytest.mark.parametrize("stage", ["codegen:posix", "verify"])
@@ -400,14 +477,14 @@ def test_weights_that_are_no_numbers_fail_and_the_document_is_json(
     assert next(h for h in done.document["hops"] if h["hop"] == "onnx")["max_abs_diff"] is None
 
 
-def test_an_arena_that_a_header_does_not_state_plainly_is_not_judged(
+def test_an_arena_that_a_header_does_not_state_plainly_is_not_within_its_bound(
     run: RunDir, check: Check
 ) -> None:
     header = run / "codegen/posix/nd_model.h"
     edit_text(header, "ARENA_BYTES    ", "ARENA_BYTES    0 + ")
     reseal(run)
     arena = gates(check())["arena"]
-    assert arena["passed"] is False and "required, but not judged" in arena["text"]
+    assert arena["passed"] is False and "none that states its arena" in arena["text"]
 
 
 def test_labels_of_other_names_in_the_folder_are_its_fault(run: RunDir, check: Check) -> None:
@@ -440,6 +517,28 @@ def test_the_baseline_may_stand_in_the_configuration(
     assert ndtool_here("check", "tiny", capsys=capsys).out.startswith("baseline main (baselines/")
 
 
+def test_a_baseline_without_a_name_is_no_missing_option(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--baseline "$FILE"` where the variable is empty."""
+    done = ndtool_here("check", "tiny", "--baseline", "", capsys=capsys)
+    assert done.code == 2 and "--baseline" in done.err and "no file is named" in done.err
+
+
+def test_a_run_without_int8_fails_whatever_the_baseline_requires(run: RunDir, check: Check) -> None:
+    baseline = Path("baselines/main.toml")
+    kept = ("require", "min_accuracy_percent")
+    lines = baseline.read_text().splitlines(keepends=True)
+    baseline.write_text("".join(line for line in lines if not line.startswith(kept)))
+    manifest = json.loads((run / "manifest.json").read_text())
+    for name in [n for n in manifest["files"] if n == INT8 or n.startswith("codegen/")]:
+        (run / name).unlink()
+        del manifest["files"][name]
+    (run / "manifest.json").write_text(json_text(manifest))
+    assert failing(done := check()) == {"drop"}
+    assert gates(done)["drop"]["text"] == "no int8 model was run"
+
+
 def test_a_baseline_that_is_missing_or_damaged_exits_3(run: RunDir, check: Check) -> None:
     Path("baselines/main.pred").write_bytes(b"")
     assert check().document["code"] == "gate.baseline-damaged"
@@ -460,6 +559,14 @@ def test_flash_and_instructions_are_measured_for_the_core_of_their_bounds(
     assert judged["flash"]["passed"] is True and judged["instructions"]["passed"] is True
     assert "cortex-m3" in judged["instructions"]["text"]
     assert abs(done.document["figures"]["flash_bytes"] - on_m4) < 500
+    kernel = run / "codegen/posix/nd_runtime/nd_mean_s8.c"
+    kernel.write_text("#ifdef __arm__\n#error no\n#endif\n" + kernel.read_text())
+    rehash(run, {})
+    done = check()
+    assert failing(done) == {"flash", "instructions"}
+    assert "the build failed" in gates(done)["flash"]["text"]
+    edit_text(kernel, "#ifdef __arm__\n#error no\n#endif\n", "")
+    rehash(run, {})
     edit_text(path, 'gcc = "', 'gcc = "another ')
     judged = gates(check())
     assert judged["flash"]["passed"] is None and "another toolchain" in judged["flash"]["text"]
@@ -546,3 +653,8 @@ def test_a_committed_folder_without_train_and_torch_is_made_whole_and_judged(run
     assert "verify: to be done again" not in done.err
     metrics = json.loads((run / "metrics.json").read_text())
     assert "accuracy_c" not in metrics and "accuracy_float" not in metrics
+
+
+def test_a_missing_baseline_is_annotated_too(tiny: Path) -> None:
+    done = ndtool("check", "tiny", "--baseline", "none.toml", "--github", cwd=tiny)
+    assert done.code == 3 and "::error title=ndtool check::no baseline file" in done.out

@@ -79,6 +79,9 @@ def test_the_next_check_is_against_the_baseline_that_there_is(tiny: Path, ndtool
     accept = block(ndtool("codegen", RUN))["next"]
     done = ndtool(*shlex.split(accept)[1:])  # what it says can be typed
     assert done.code == 0, done.err
+    for words in (("codegen", RUN), ("export", RUN, "--int8", "--calib", "50")):
+        check = "ndtool check runs/tiny --baseline baselines/main.toml"
+        assert block(ndtool(*words))["next"] == check
     again = block(ndtool("run", "-c", RUN / "config.toml"))
     assert again["next"] == "ndtool check runs/tiny --baseline baselines/main.toml"
 

@@ -223,18 +223,32 @@ def test_the_project_that_fits_the_place_is_verified(tiny: Path) -> None:
     assert f"files    {POSIX}\n" in done.out and "not verified" not in done.err
 
 
+SPOILED = """static nd_status spoiled(void *arena)
+{
+    ((int8_t *)nd_model_output(arena))[0] ^= 1;
+    return ND_OK;
+}
+ND_MODEL"""
+
+
+def spoil(path: Path, place: str, old: str, new: str) -> None:
+    """Replace the first `old` in the last `place`."""
+    before, found, after = path.read_text().rpartition(place)
+    assert found
+    path.write_text(before + found.replace(old, new, 1) + after)
+
+
 def test_check_fails_when_one_byte_of_the_c_is_another(tiny: Path) -> None:
     """The mutation of gate c: an output of the C is off by one for one class."""
     good = ndtool("check", "tiny", *EASY, "--json", cwd=tiny)
     assert good.code == 0 and gate(good, "c")["passed"] is True
     row = good.document["hops"][-1]
     assert (row["hop"], row["differing"], row["agreement"]) == ("c", 0, 1)
-    path = tiny / POSIX / "nd_model_main.c"
-    text = path.read_text()
-    call = "if (nd_model_run(arena) != ND_OK) {"
-    assert call in text
-    spoiled = "nd_status status = nd_model_run(arena); ((int8_t *)nd_model_output(arena))[0] ^= 1;"
-    path.write_text(text.replace(call, f"{spoiled}\n        if (status != ND_OK) {{"))
+    spoil(tiny / POSIX / "nd_model.c", "    return ND_OK;\n}", "ND_OK", "spoiled(arena)")
+    spoil(tiny / POSIX / "nd_model.c", "ND_MODEL_HOT nd_status nd_model_run", "ND_MODEL", SPOILED)
+    spoil(
+        tiny / POSIX / "nd_model_golden.c", "(i < ND_MODEL_GOLDEN_COUNT); ++i", "(i <", "(i < 0 *"
+    )
     bad = ndtool("check", "tiny", *EASY, "--keep-going", "--json", cwd=tiny)
     assert bad.code == 3 and gate(bad, "c")["passed"] is False
     assert "60 of 60 images differ" in str(gate(bad, "c")["text"])

@@ -14,6 +14,7 @@ from dead_networks import dead_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import ds_spec, se_spec
+from onnx import NodeProto
 from onnx_models import model, node
 from random_networks import random_images, random_tensors
 
@@ -213,6 +214,33 @@ def test_the_values_of_a_foreign_file_do_not_matter() -> None:
         )
         sizes.append(compile_float(read_onnx(data, where="test"), where="test").plan.total)
     assert len(set(sizes)) == 1
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Tanh", "x", "h"), node("MaxPool", "h", "y", kernel_shape=[2, 2])],
+        [node("Sigmoid", "x", "h"), node("AveragePool", "h", "y", kernel_shape=[2, 2])],
+        [node("Tanh", "x", "h"), node("Concat", "h x", "y", axis=1)],
+        [node("Clip", "x lo hi", "h"), node("MaxPool", "h", "y", kernel_shape=[2, 2])],
+        [node("Softmax", "x", "h", axis=1), node("Pad", "h pads", "y")],
+    ],
+    ids=["tanh pool", "sigmoid pool", "tanh concat", "relu6 pool", "softmax pad"],
+)
+def test_made_up_ranges_refuse_nothing_that_measured_ones_let_through(
+    nodes: list[NodeProto],
+) -> None:
+    """Tensors that share a scale with one of a fixed range, as pools and joins make them."""
+    constants = {"lo": np.float32(0), "hi": np.float32(6), "pads": np.array([0, 0, 0, 0] * 2)}
+    used = {name for made in nodes for name in made.input}
+    data = model(nodes, {name: constants[name] for name in used & set(constants)})
+    graph = read_onnx(data, where="test")
+    foretold = compile_float(graph, where="test")
+    names = [t.source for t in graph.tensors.values() if t.source and t.data is None]
+    images = np.random.default_rng(0).random((4, 3, 8, 8), np.float32)
+    ranges = measure_ranges(data, images, names)
+    made = compile_graph(convert(graph, ranges, ConvertOptions()).graph, SHAPE_PASSES)
+    assert foretold.plan == made.plan
 
 
 # ---- output and imports --------------------------------------------------------------------------

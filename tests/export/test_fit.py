@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from nets import contract_of, options
 
+from ndtool.contract import mean_std_normalize
 from ndtool.errors import ConfigError, FitError
 from ndtool.export import fit as fitting
 from ndtool.export.analyze import analyze_spec, default_contract
@@ -26,9 +28,11 @@ from ndtool.export.fit import (
 )
 from ndtool.models import make_spec
 from ndtool.options import TrainOptions
+from ndtool.prepare import IMAGENET_MEAN, IMAGENET_STD
 from ndtool.targets import Target, built_in_targets
 
 DS_CNN = Design(model="ds-cnn", in_channels=1, classes=10)
+DS_CNN_RGB = Design(model="ds-cnn", in_channels=3, classes=10)
 MBV2 = Design(model="mbv2", in_channels=3, classes=10)
 
 
@@ -246,17 +250,37 @@ def test_reserves_decide_to_the_byte() -> None:
 
 def test_the_pixel_quantiser_of_the_contract_counts() -> None:
     """A mean and a standard deviation need a table of 256 bytes a channel."""
-    from dataclasses import replace
-
-    from ndtool.contract import mean_std_normalize
-    from ndtool.prepare import IMAGENET_MEAN, IMAGENET_STD
-
     spec = make_spec("ds-cnn", width=1.0, size_px=32, in_channels=3, classes=10)
     unit = contract_of(spec)
     imagenet = replace(unit, normalize=mean_std_normalize(IMAGENET_MEAN, IMAGENET_STD))
     given = options(model="ds-cnn", target="pico")
     sizes = [require_fits(spec, c, given).need.flash_bytes for c in (unit, imagenet)]
     assert sizes[1] - sizes[0] >= 3 * 256
+
+
+def test_the_size_that_is_named_fits_with_the_contract_of_the_training() -> None:
+    """Its table of pixels can be what does not fit."""
+    spec = DS_CNN_RGB.spec((1.0, 32))
+    imagenet = replace(contract_of(spec), normalize=mean_std_normalize(IMAGENET_MEAN, IMAGENET_STD))
+    unit = analyze_spec(DS_CNN_RGB.spec((0.75, 32)), core="cortex-m3")
+    with_table = analyze_spec(DS_CNN_RGB.spec((0.75, 32)), core="cortex-m3", contract=imagenet)
+    assert unit.cost.flash_bytes < with_table.cost.flash_bytes
+    place = small(64_000, unit.cost.flash_bytes)
+    assert remedy_for(DS_CNN_RGB, spec, place) == "use --width 0.75"
+    trained = replace(DS_CNN_RGB, contract=imagenet)
+    assert remedy_for(trained, spec, place) == "use --width 0.5"
+    (only,) = propose_sizes(trained, place, resolutions=(32,))
+    assert only.width == 0.5
+
+
+def test_a_size_that_was_asked_for_and_does_not_fit_can_be_left_open() -> None:
+    place = room("bluepill-f103c8")
+    with pytest.raises(FitError) as caught:
+        propose_sizes(DS_CNN, place, widths=(4.0,))
+    assert caught.value.remedy.startswith("leave width and resolution open, or choose another")
+    with pytest.raises(FitError) as caught:
+        propose_sizes(MBV2, place)
+    assert caught.value.remedy.startswith("choose another")
 
 
 def test_proposals_are_plain_values() -> None:

@@ -107,7 +107,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     (tmp_path / ".git").mkdir()
     monkeypatch.chdir(tmp_path)
     made = RunDir(Path("runs/x"))
-    made.write_text(CONTRACT, tiny_contract(unit_normalize(1)).to_file_text())
+    contract = tiny_contract(unit_normalize(1)).to_file_text()
+    record(made, "train", {}, writes={CONTRACT: contract.encode()})
     record(made, "onnx", {"params": 38_412, "macs": 544}, writes={ONNX: b"onnx"})
     record(made, "predict", {k: v for k, v in PREDICT.items() if not k.endswith("int8")})
     return made
@@ -273,7 +274,7 @@ def test_too_large_is_said_with_its_layer(done: RunDir) -> None:
     assert summary.refusal is not None and summary.refusal.exit_code == 4
     line = console.error_line(summary.refusal)
     assert "flash is 4,884 B over" in line and "FULLY_CONNECTED" in line
-    assert line.endswith("; ndtool analyze runs/x --target small [fit.target]")
+    assert line.endswith("; ndtool analyze runs/x --target small --boards b.toml [fit.target]")
 
 
 def test_the_verdict_is_kept_with_what_it_rests_on(done: RunDir) -> None:

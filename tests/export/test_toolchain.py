@@ -73,13 +73,14 @@ def test_no_input(tmp_path: Path) -> None:
 
 
 def test_a_surrounding_make_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MAKEFLAGS", "MAKELEVEL", "OPT", "LAYERS"):
+    foreign = ("MAKEFLAGS", "MAKELEVEL", "OPT", "LAYERS", "CFLAGS", "CPPFLAGS", "LDFLAGS")
+    for name in foreign:
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     monkeypatch.setenv("KEPT", "yes")
     _, text = run("import os; print(*os.environ, os.environ['LC_ALL'])", tmp_path)
     words = text.split()
-    assert not {"MAKEFLAGS", "MAKELEVEL", "OPT", "LAYERS", "de_DE.UTF-8"} & set(words)
+    assert not {*foreign, "de_DE.UTF-8"} & set(words)
     assert "KEPT" in words
 
 

@@ -32,8 +32,6 @@ from ndtool.gates.baseline_file import save_known
 from ndtool.options import CHECK, CODEGEN
 from ndtool.rundir import MANIFEST, TFLITE, RunDir, Value, json_text, sha256_file
 
-PROJECT = "codegen/posix"
-
 
 def save_baseline(run: RunDir, path: Path, *, data: str = "", core: str = "") -> None:
     """Accept the run as it is, as its first baseline; with flash and instructions of `core`."""
@@ -52,12 +50,12 @@ def reseal(run: RunDir, *, data: str = "") -> None:
     rehash(run, {})
     found = gather(run, replace(CHECK, keep_going=True), data=data)
     assert found.evidence is not None, found.stopped
-    rehash(run, found.evidence.measured)
+    rehash(run, {**found.evidence.near, **found.evidence.measured})
 
 
 def rehash(run: RunDir, figures: Mapping[str, Value]) -> None:
     """Only the hashes, and these figures."""
-    for marker in (run / PROJECT).glob("*.json"):
+    for marker in run.path.glob("codegen/*/*.json"):
         project = json.loads(marker.read_text())
         for name in project["files"]:
             project["files"][name] = sha256_file(marker.parent / name)

@@ -106,6 +106,7 @@ def make_evidence(module: ModuleType = RULES, **changed: Any) -> Any:
         "model_sha256": None if predicted is None else MODEL,
         "recorded": {"accuracy_int8": 0.875, "arena_bytes": 4096, "seconds": 1.0},
         "measured": {"accuracy_int8": 0.875, "arena_bytes": 4096},
+        "near": {},
         "why_no_c": module.NoC(text="gcc not found", failed=False),
         "arena_bytes": 4096,
         "ops": ("ADD", "CONV_2D"),

@@ -122,4 +122,7 @@ def test_every_optional_package_has_an_extra(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_app_offers_the_fixed_verbs() -> None:
     names = {c.name for c in app_module.app.registered_commands}
-    assert names == {"run", "train", "export", "codegen", "verify", "check", "models", "doctor"}
+    assert names == {
+        *("run", "train", "export", "codegen", "verify", "check", "analyze"),
+        *("models", "targets", "doctor"),
+    }

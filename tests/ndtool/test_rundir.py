@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from ndtool.rundir import (
     LOCK,
     MANIFEST,
     METRICS,
+    TFLITE,
     RunDir,
     StageKey,
     StageOutput,
@@ -112,6 +115,21 @@ def test_stale_stages_are_found(run: RunDir) -> None:
     run.write_text("a.txt", "two")
     stage(run)
     assert run.stale_stages() == ["next"]
+
+
+def test_what_a_stale_stage_wrote_makes_stale_in_any_order(run: RunDir) -> None:
+    """The manifest is sorted by name: a stage may stand before the one that it reads of."""
+    run.write_text("a.txt", "one")
+    for stage, read, written in (("c", "a.txt", "1"), ("a", "1", "2"), ("b", "2", "3")):
+        run_stage(
+            run,
+            StageKey(stage=stage, version=1, options={}, files=(read,)),
+            lambda written=written: StageOutput(files=(run.write_text(written, "x"),)),
+            force=False,
+        )
+    assert run.stale_stages() == []
+    run.write_text("a.txt", "two")
+    assert run.stale_stages() == ["a", "b", "c"]
 
 
 def test_manifest_holds_no_machine_path(run: RunDir) -> None:
@@ -235,6 +253,34 @@ def test_problems_name_what_does_not_hold_together(run: RunDir) -> None:
     assert run.problems() == []
     run.write_text("a.txt", "two")
     assert run.problems() == ["copy is older than what it reads"]
+
+
+def edit_manifest(run: RunDir, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((run / MANIFEST).read_text())
+    change(manifest)
+    run.write_text(MANIFEST, json.dumps(manifest))
+    run.write_metrics()
+
+
+def test_a_manifest_that_says_nothing_hides_nothing(run: RunDir) -> None:
+    """Rows taken out of it: files that no stage answers for do not hold together."""
+    run.write_text("a.txt", "one")
+    stage(run)
+    run.write_text(TFLITE, "whose?")
+    assert run.problems() == [f"{TFLITE} was written by no stage"]
+    (run / TFLITE).unlink()
+    edit_manifest(run, lambda manifest: manifest["stages"].clear())
+    assert run.problems() == ["b.txt was written by copy, of which nothing else is known"]
+
+
+def test_a_stage_that_read_outside_the_folder_is_refused(run: RunDir) -> None:
+    run.write_text("a.txt", "one")
+    stage(run)
+    manifest = json.loads((run / MANIFEST).read_text())
+    manifest["stages"]["copy"]["reads"] = {"/etc/passwd": "0" * 64}
+    run.write_text(MANIFEST, json.dumps(manifest))
+    with pytest.raises(InputError, match="leaves the run folder"):
+        run.problems()
 
 
 def test_forgotten_stage_must_run_again(run: RunDir) -> None:

@@ -123,7 +123,7 @@ def test_what_is_said_of_a_fit() -> None:
     assert fit.binding == "RAM"
     guess = Need(arena_bytes=1, flash_bytes=2**20, flash_estimated=True)
     fit = judge_fit(guess, built_in_targets()["metro-m4"])
-    text = "metro-m4: DOES NOT FIT (RAM 2.0 of 172.8~ KiB, flash 1024.0~ of 486.4~ KiB)"
+    text = "metro-m4: DOES NOT FIT (RAM 2.0 of 172.8~ KiB, flash 1,024.0~ of 486.4~ KiB)"
     assert (fit.text, fit.binding) == (text, "flash")
 
 

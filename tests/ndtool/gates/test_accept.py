@@ -250,6 +250,12 @@ def test_another_toolchain_measures_all_values_anew() -> None:
     assert new.toolchain == CLANG
 
 
+def test_an_absolute_bound_has_no_value_to_measure_anew() -> None:
+    evidence = make_evidence(flash=Measured(value=11_000, toolchain={"gcc": CLANG["gcc"]}))
+    old = with_bounds(first(), flash_bytes=Budget(max=12_000), instructions=None)
+    assert again(old, evidence=evidence).baseline.bounds == old.baseline.bounds
+
+
 def test_another_toolchain_that_measures_only_a_part_changes_nothing() -> None:
     evidence = make_evidence(
         flash=Measured(value=11_000, toolchain={"gcc": CLANG["gcc"]}),
@@ -268,9 +274,11 @@ def test_the_same_toolchain_moves_no_value() -> None:
 def test_a_bound_that_is_set_brings_its_toolchain() -> None:
     nothing = Measured(value=None, why="no bound for it")
     old = first(flash=nothing, instructions=nothing)
-    wanted = read_settings(["flash_bytes.value=10000"], (), old)
+    words = ["flash_bytes.value=10000", "flash_bytes.max_increase_percent=3"]
+    wanted = read_settings(words, (), old)
     new = again(old, evidence=make_evidence(), settings=wanted).baseline
-    assert new.bounds.flash_bytes == Budget(value=10_000) and new.bounds.instructions is None
+    assert new.bounds.flash_bytes == Budget(value=10_000, max_increase_percent=Decimal(3))
+    assert new.bounds.instructions is None
     assert new.toolchain == {"gcc": TOOLS["gcc"]}
 
 
@@ -301,9 +309,9 @@ def test_settings(word: str, changed: dict[str, Any]) -> None:
 
 
 def test_settings_follow_each_other() -> None:
-    found = read_settings(["instructions.value=5", "instructions.core=cortex-m7"], (), None)
+    found = read_settings(["instructions.max=5", "instructions.core=cortex-m7"], (), None)
     made = with_settings(Bounds(), found)
-    assert made.instructions == Budget(value=5, core="cortex-m7")
+    assert made.instructions == Budget(max=5, core="cortex-m7")
 
 
 @pytest.mark.parametrize(

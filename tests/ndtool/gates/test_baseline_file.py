@@ -36,6 +36,7 @@ from ndtool.gates.baseline_file import (
     baseline_text,
     load_known,
     parse_baseline,
+    parse_decimal,
     predictions_bytes,
     predictions_of,
     save_known,
@@ -186,10 +187,11 @@ counts = st.integers(0, MAX_COUNT)
 hashes = st.text("0123456789abcdef", min_size=64, max_size=64).map(Sha256)
 budgets = st.one_of(
     st.none(),
+    st.builds(Budget, max=counts, core=st.none() | labels),
     st.builds(
         Budget,
         value=counts,
-        max_increase_percent=st.none() | decimals(MAX_PERCENT),
+        max_increase_percent=decimals(MAX_PERCENT),
         max=st.none() | counts,
         core=st.none() | labels,
     ),
@@ -302,6 +304,7 @@ def test_ten_thousand_classes(tmp_path: Path) -> None:
         ("{ max = 54272 }", "{ max = -1 }", "baseline.range", "bounds.arena_bytes.max"),
         ("{ max = 54272 }", "{ max = 0x" + "f" * 999 + " }", "baseline.range", "arena_bytes.max"),
         (", value = 421888", "", "baseline.range", "bounds.flash_bytes"),
+        ("max_increase_percent = 1.0, ", "", "baseline.range", "bounds.flash_bytes"),
         ("value = 61200345, ", "value = 1.0, ", "baseline.value", "bounds.instructions.value"),
         ('policy = "paired"', 'policy = "lax"', "baseline.value", "bounds.policy"),
         ('"drop", ', '"dorp", ', "baseline.range", "no gate dorp; did you mean drop?"),
@@ -327,6 +330,27 @@ def test_refusals_name_the_key(old: str, new: str, code: str, words: str) -> Non
     assert error.code == code and error.exit_code == 2
     assert words in str(error) and "baselines/main.toml" in str(error)
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("first model of release 2", "ten chars."),
+        ("{ max_increase_percent = 1.0, value = 421888 }", "{ max = 5 }"),
+        ("max_drop = 1.0", "max_drop = 100"),
+        ("max_drop = 1.0", "max_drop = 0.000000001"),
+        ("samples = 734", "samples = 16_777_216"),
+        ("correct = 661", "correct = 734"),
+    ],
+)
+def test_values_at_their_limits_are_read(old: str, new: str) -> None:
+    assert parse(EXAMPLE.replace(old, new, 1)) != BASELINE
+
+
+def test_the_longest_number() -> None:
+    assert parse_decimal("1." + "0" * 30) == 1
+    with pytest.raises(ValueError, match="more than 32"):
+        parse_decimal("1." + "0" * 31)
 
 
 def test_all_values_out_of_range_are_told() -> None:

@@ -12,10 +12,12 @@ from markdown_page import read_page
 from verdicts import FAILED, PASSED, SKIPPED, make_verdict, recalls
 
 from ndtool.console import visible
+from ndtool.errors import GateError
 from ndtool.gates.github import (
     MAX_SUMMARY_BYTES,
     annotation_lines,
     inside_checkout,
+    refusal_line,
     step_summary,
 )
 from ndtool.gates.verdict import Judgement, Verdict
@@ -112,6 +114,17 @@ def test_a_file_name_cannot_leave_its_property() -> None:
         (command,) = read(make_verdict([FAILED]), name, lambda _key: 1)
         assert command.properties["line"] == "1"
         assert command.properties["file"] == name
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_check_without_a_verdict_says_why(name: str) -> None:
+    refusal = GateError(
+        "no baseline file", where=name, remedy="create it", code="gate.baseline-missing"
+    )
+    (command,) = commands(refusal_line(refusal))
+    assert (command.name, command.properties) == ("error", {"title": "ndtool check"})
+    assert command.data.startswith("no baseline file (")
+    assert command.data.endswith("); create it [gate.baseline-missing]")
 
 
 def test_inside_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

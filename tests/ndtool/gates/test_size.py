@@ -15,7 +15,7 @@ BUDGET = Budget(value=10_000, max_increase_percent=D("1.0"))
 
 
 def test_the_arena_at_its_bound_passes(rules: ModuleType) -> None:
-    for arena, wanted in ((4095, True), (4096, True), (4097, False), (None, None)):
+    for arena, wanted in ((4095, True), (4096, True), (4097, False), (None, False)):
         bounds = Bounds(arena_bytes=Limit(max=4096))
         evidence = make_evidence(rules, arena_bytes=arena)
         for known in (None, make_known(rules)):
@@ -83,6 +83,9 @@ def test_figures_of_another_toolchain_are_not_compared(rules: ModuleType) -> Non
     for gate, known in product(("flash", "instructions"), (None, make_known(rules))):
         found = budget_of(rules, gate, BUDGET, missing, known)
         assert (found.passed, found.text) == (None, "no arm-none-eabi-gcc")
+        broken = rules.Measured(value=None, why="it does not compile", failed=True)
+        found = budget_of(rules, gate, BUDGET, broken, known)
+        assert (found.passed, found.text) == (False, "it does not compile")
 
 
 def test_a_new_op_fails_and_a_removed_one_is_a_notice(rules: ModuleType) -> None:
