@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -138,7 +139,7 @@ def _harmless(text: str) -> str:
 
 
 class OutputLost(BaseException):
-    """stdout cannot be written any more; past `except Exception`, up to `main`."""
+    """stdout cannot be written, as on a full disk; past `except Exception`, up to `main`."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(cause)
@@ -153,6 +154,11 @@ def _write(stream: TextIO | None, text: str) -> None:
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
+    except BrokenPipeError:
+        # `ndtool check RUN | head -1`: the reader has what it wanted, and the exit code is still
+        # the verdict. What is left goes nowhere, also what Python flushes at its end.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except OSError as broken:
         if stream is sys.stdout:
             raise OutputLost(broken) from broken

@@ -1,7 +1,6 @@
 """The entry point: arguments in, exit code out; the only place where an error becomes text."""
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -126,11 +125,9 @@ def _interrupted(code: int) -> int:
 
 
 def _output_lost(cause: OSError) -> int:
-    """`ndtool models | head`: the reader has what it wanted. A full disk is an error."""
+    """A result that nobody gets, as on a full disk, is an error."""
     with contextlib.suppress(OSError, ValueError):  # what Python flushes at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if cause.errno == errno.EPIPE:
-        return 0
     error = InputError(
         f"cannot write the result: {cause.strerror}",
         where="stdout",

@@ -88,7 +88,6 @@ def test_a_bug_exits_1_and_leaves_a_crash_file(
     [
         (KeyboardInterrupt(), 130),
         (OSError(28, "No space left on device", "runs/x"), 2),
-        (console.OutputLost(BrokenPipeError(32, "Broken pipe")), 0),
         (console.OutputLost(OSError(28, "No space left on device")), 2),
     ],
 )
@@ -110,6 +109,17 @@ def test_real_streams_that_cannot_be_written(target: str) -> None:
     )
     assert f"code {2 if target == '/dev/full' else 0}" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_does_not_change_the_verdict() -> None:
+    """`ndtool check RUN | grep -q PASS` under pipefail must fail when the check does."""
+    refused = f'"{sys.executable}" -m ndtool analyze mbv2 --target pico'
+    command = f'{refused} | true; echo "code ${{PIPESTATUS[0]}}"'
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "code 4" in done.stdout and "does not fit pico" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
 def test_every_optional_package_has_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
