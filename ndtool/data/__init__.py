@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from ndtool.data.types import DataOptions, Source
 
 # kind -> what follows the colon, empty for nothing
-SOURCES: Final = {"digits": "", "folder": "PATH", "npz": "FILE", "fashion-mnist": "DIR"}
+SOURCES: Final = {
+    "digits": "",
+    "folder": "PATH",
+    "npz": "FILE",
+    "fashion-mnist": "DIR",
+    "cifar10": "DIR",
+    "cifar100": "DIR",
+}
 
 
 def open_source(spec: str, options: DataOptions) -> Source:
-    """The data named by `spec`: `digits`, `folder:PATH`, `npz:FILE` or `fashion-mnist:DIR`.
+    """The data named by `spec`: a kind of `SOURCES`, then a colon and its path if it has one.
 
     Raises:
         DataError: an unknown kind, a path that is missing or too much, or as the source says.
@@ -49,6 +56,14 @@ def _opener(kind: str) -> Callable[[str, DataOptions], Source]:
         from ndtool.data.fashion_mnist import open_fashion_mnist
 
         return open_fashion_mnist
+    if kind == "cifar10":
+        from ndtool.data.cifar import open_cifar10
+
+        return open_cifar10
+    if kind == "cifar100":
+        from ndtool.data.cifar import open_cifar100
+
+        return open_cifar100
     from ndtool.data.digits import open_digits
 
     return lambda _, options: open_digits(options)

@@ -1,4 +1,4 @@
-"""Sources that hold their pixels as arrays: digits, npz, fashion-mnist."""
+"""Sources that hold their pixels as arrays: digits, npz, fashion-mnist, cifar."""
 
 from __future__ import annotations
 

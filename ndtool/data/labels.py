@@ -65,7 +65,8 @@ def check_labels(labels: Sequence[str], *, where: str) -> None:
     seen: dict[str, str] = {}
     for label in labels:
         shown = visible(label)
-        first = seen.setdefault(_folded(label), label)
+        first = seen.get(_folded(label))
+        seen.setdefault(_folded(label), label)
         if _is_blank(label):
             what, code = f"class name '{shown}' is blank", "data.blank-label"
         elif not _is_text(label):
@@ -73,7 +74,9 @@ def check_labels(labels: Sequence[str], *, where: str) -> None:
         elif len(label) > MAX_LABEL_CHARS:
             what = f"class name '{shown}' is longer than {MAX_LABEL_CHARS:,} characters"
             code = "data.label-length"
-        elif first is not label:
+        elif first == label:
+            what, code = f"class name '{shown}' is there twice", "data.label-twice"
+        elif first is not None:
             what = f"class names '{visible(first)}' and '{shown}' differ only in case or encoding"
             code = "data.label-twice"
         else:

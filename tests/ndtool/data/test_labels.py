@@ -36,6 +36,7 @@ def codes(labels: list[str]) -> list[str]:
         ("\udcff", "data.label-encoding"),
         ("a\0b", "data.label-encoding"),
         ("A", "data.label-twice"),
+        ("b", "data.label-twice"),  # one object in CPython, as all texts of one character
         ("x" * 1001, "data.label-length"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Data specs: `digits`, `folder:PATH`, `npz:FILE`, `fashion-mnist:DIR`."""
+"""Data specs: `digits`, `folder:PATH`, `npz:FILE`, `fashion-mnist:DIR`, `cifar10:DIR`, ..."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ def refusal(spec: str) -> DataError:
 
 @pytest.mark.parametrize(
     ("spec", "near"),
-    [("digit", "digits"), ("folders:x", "folder:PATH"), ("fashion_mnist:x", "fashion-mnist:DIR")],
+    [
+        ("digit", "digits"),
+        ("folders:x", "folder:PATH"),
+        ("fashion_mnist:x", "fashion-mnist:DIR"),
+        ("cifar-100:x", "cifar100:DIR"),
+    ],
 )
 def test_unknown_kinds_get_the_nearest_one_and_the_list(spec: str, near: str) -> None:
     problem = refusal(spec)
@@ -64,7 +69,9 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert open_source("folder:~/photos", DataOptions()).info.labels == ("a", "b")
 
 
-@pytest.mark.parametrize("kind", ["folder:none", "npz:none", "fashion-mnist:none"])
+@pytest.mark.parametrize(
+    "kind", ["folder:none", "npz:none", "fashion-mnist:none", "cifar10:none", "cifar100:none"]
+)
 def test_missing_paths(kind: str) -> None:
     problem = refusal(kind)
     assert problem.exit_code == 2
