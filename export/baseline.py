@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,12 @@ from ndtool.gates.accept import (
     read_settings,
 )
 from ndtool.gates.baseline import Accepted, Baseline, reason_problem
-from ndtool.gates.baseline_file import load_known, require_place, save_known
+from ndtool.gates.baseline_file import load_known, predictions_of, require_place, save_known
 from ndtool.gates.evidence import Evidence, Known
 from ndtool.gates.rules import judge_folder, judge_models, require_judged
 from ndtool.gates.verdict import Judgement, Verdict
 from ndtool.options import CheckOptions
-from ndtool.rundir import STUDENT_SPEC, RunDir, require_writable
+from ndtool.rundir import STUDENT_SPEC, RunDir, require_writable, sha256_bytes
 from ndtool.types import Policy, Runtime
 
 # Gates that a run must pass to be accepted, whatever the bounds are (users.md, 5.5)
@@ -86,7 +87,8 @@ def accept_baseline(run: RunDir, path: Path, options: AcceptOptions, *, data: st
 
     Raises:
         ConfigError: a reason, a name or a setting that is none.
-        GateError: a gate fails that no baseline can excuse, or the run is under an old floor.
+        GateError: a gate fails that no baseline can excuse, or the run is under an old floor, or
+            the old baseline is of other classes or another contract.
         And as `gather`.
     """
     require_place(path)
@@ -94,6 +96,8 @@ def accept_baseline(run: RunDir, path: Path, options: AcceptOptions, *, data: st
     _require_reason(options.reason)
     contract = run.contract()
     known = load_known(path) if path.exists() else None
+    if known is not None and not run.problems():  # a damaged run is refused as such, below
+        _require_same_project(known.baseline, path, contract)
     settings = read_settings(options.settings, contract.labels, known)
     core = _core(known, settings)
     found = gather(
@@ -137,6 +141,23 @@ def _require_reason(text: str) -> None:
             where=f"--reason {visible(text)}",
             remedy="say why this result is the one to hold others against",
             code="option.reason",
+        )
+
+
+def _require_same_project(old: Baseline, path: Path, contract: Contract) -> None:
+    """Refuse to replace the baseline of what is another project by its classes or contract."""
+    what = ""
+    if sha256_bytes(contract.labels_file()) != old.hash.labels:
+        what = "other classes, or another order of them"
+    elif contract.sha256() != old.hash.contract:
+        what = "another input contract (size, colour, resizing or normalisation)"
+    if what:
+        both = " ".join(shlex.quote(str(file)) for file in (path, predictions_of(path)))
+        raise GateError(
+            f"this run cannot replace the baseline: the run has {what}",
+            where=visible(str(path)),
+            remedy=f"--baseline OTHER.toml for another project, or delete the old files: {both}",
+            code="gate.not-acceptable",
         )
 
 

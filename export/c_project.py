@@ -194,15 +194,6 @@ def load_projects(folder: Path) -> list[CProject]:
     return [_load(path, marker) for path, marker in with_engine]
 
 
-def project_files(folder: Path) -> list[str]:
-    """Names of the markers in `folder`, and of what each says was written with it.
-
-    Raises:
-        InputError: a damaged marker.
-    """
-    return [name for path, marker in _markers(folder) for name in (path.name, *marker.files)]
-
-
 def arrays_beside(folder: Path) -> list[str]:
     """Prefixes of the folder's models that have no engine, which `load_projects` leaves out.
 

@@ -74,9 +74,12 @@ def export_run(run: RunDir, options: ExportOptions, *, force: bool, data: str = 
         data: another place for the run's data; "" for the one it was trained on.
 
     Raises:
-        InputError: the training is not finished.
+        InputError: the training is not finished, or `data` cannot be opened.
+        DataError: `data` is other data.
     """
     data_row(run)
+    if data:  # looked at where every stage is up to date, too
+        open_run_data(run, data)
     if "import" not in run.manifest().stages:
         extract(run, force=force)
         write_onnx_stage(run, force=force)

@@ -6,7 +6,6 @@ that a file says of accuracy or size is believed: all of it is found again, and 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from ndtool.contract import MAX_CONTRACT_BYTES, Contract
 from ndtool.data.types import Split
 from ndtool.errors import DataError, InputError, NdError, ToolMissingError
 from ndtool.evaluate import recall_counts
-from ndtool.export.c_project import MAX_TFLITE_BYTES, project_files
+from ndtool.export.c_project import MAX_TFLITE_BYTES
 from ndtool.export.c_sizes import MACHINE_FAULTS, largest_arena, measure_c
 from ndtool.export.codegen.emit import emit_program
 from ndtool.export.codegen.engine import Compiled, compile_graph
@@ -34,10 +33,11 @@ from ndtool.export.hops import (
 )
 from ndtool.export.int8.ir import Graph, op_name
 from ndtool.export.layers import op_macs
+from ndtool.export.mending import CANNOT_RUN, mend, unknown_c
 from ndtool.export.run_data import evaluation_set
 from ndtool.export.student import load_student_spec
 from ndtool.export.tflite.reader import read_tflite
-from ndtool.export.verify_run import ON_HOST, judged_projects, predict_c
+from ndtool.export.verify_run import judged_projects, predict_c
 from ndtool.gates.baseline import Bounds
 from ndtool.gates.baseline_file import load_known
 from ndtool.gates.evidence import Evidence, Folder, Known, NoC
@@ -45,7 +45,6 @@ from ndtool.gates.rules import judge_folder, judge_models, not_run, require_judg
 from ndtool.gates.verdict import HopRow, Verdict
 from ndtool.options import CheckOptions
 from ndtool.rundir import (
-    CODEGEN,
     LABELS,
     ONNX,
     STUDENT_SPEC,
@@ -171,8 +170,9 @@ def gather(run: RunDir, options: CheckOptions, *, data: str, core: str = "") -> 
             except NdError as refusal:
                 if isinstance(refusal, ToolMissingError) or refusal.code in _OF_THE_MACHINE:
                     raise
-                problem = f"the models cannot be run: {refusal.what} ({refusal.where})"
-                folder = replace(folder, problems=(*folder.problems, problem))
+                problem = f"{CANNOT_RUN}: {refusal.what} ({refusal.where})"
+                problems = (*folder.problems, problem)
+                folder = replace(folder, problems=problems, mend=mend(run, manifest, problems))
                 stopped = f"stopped: {problem}"
     return Gathered(
         against=_against(known, bounds, options),
@@ -234,14 +234,19 @@ def _against(known: Known | None, bounds: Bounds, options: CheckOptions) -> str:
 def _look_at(run: RunDir, contract: Contract, manifest: Manifest) -> Folder:
     """Steps 1 and 2; the evaluation set is not read yet."""
     problem, found = "", b""
-    try:
-        found = read_bounded(run / LABELS, MAX_CONTRACT_BYTES)
-    except InputError as refusal:
-        problem = f"{LABELS}: {refusal.what}"
+    if (run / LABELS).is_symlink():  # its lines get into the text of a gate: whose are they?
+        problem = f"{LABELS} is a link, not a file of this folder"
+    else:
+        try:
+            found = read_bounded(run / LABELS, MAX_CONTRACT_BYTES)
+        except InputError as refusal:
+            problem = f"{LABELS}: {refusal.what}"
+    problems = (*run.problems(), *unknown_c(run, manifest))
     recorded = manifest.stages["predict"].figures if "predict" in manifest.stages else {}
     evaluated = recorded.get("eval_sha256")
     return Folder(
-        problems=(*run.problems(), *_unknown_c(run, manifest)),
+        problems=problems,
+        mend=mend(run, manifest, problems),
         labels_problem=problem or _difference(found, contract.labels_file()),
         labels_sha256=sha256_bytes(found),
         contract_sha256=contract.sha256(),
@@ -249,16 +254,6 @@ def _look_at(run: RunDir, contract: Contract, manifest: Manifest) -> Folder:
         eval_count=0,
         eval_recorded=None if evaluated is None else Sha256(str(evaluated)),
     )
-
-
-def _unknown_c(run: RunDir, manifest: Manifest) -> list[str]:
-    """Files of the run's C that no stage says it wrote."""
-    found = []
-    for template in ON_HOST:
-        with contextlib.suppress(InputError):  # a damaged marker is for the gate `c` to say
-            names = project_files(run / f"{CODEGEN}/{template}")
-            found += [f"{CODEGEN}/{template}/{name}" for name in names]
-    return [f"{name} was written by no stage" for name in found if name not in manifest.files]
 
 
 def _difference(found: bytes, wanted: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 from ndtool.arch import ArchSpec, lower
 from ndtool.console import visible
 from ndtool.contract import Contract
-from ndtool.errors import ConfigError, FitError
+from ndtool.errors import FitError, InputError
 from ndtool.export.analyze import (
     Analysis,
     LayerRow,
@@ -65,7 +65,7 @@ class Design:
     contract: Contract | None = None
 
     def spec(self, size: Size) -> ArchSpec:
-        """The network of that size; raises ConfigError as `make_spec`."""
+        """The network of that size; raises as `make_spec`."""
         width, resolution = size
         return make_spec(
             self.model,
@@ -137,11 +137,11 @@ def first_fitting(design: Design, room: Room, sizes: Iterable[Size]) -> Proposal
 
 
 def _spec_if_any(design: Design, size: Size) -> ArchSpec | None:
-    """None where the image would shrink below 1x1."""
+    """None where the image would shrink below 1x1, or the user's own model has no such size."""
     try:
         return design.spec(size)
-    except ConfigError as problem:
-        if problem.code != "model.resolution":
+    except InputError as problem:
+        if problem.code not in ("model.resolution", "model.own", "arch.invalid"):
             raise
         return None
 

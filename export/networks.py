@@ -32,10 +32,21 @@ from ndtool.export.analyze import (
 from ndtool.export.codegen.engine import Compiled, compile_graph
 from ndtool.export.fit import Design
 from ndtool.export.graph.from_onnx import read_onnx
-from ndtool.export.student import load_student_spec
+from ndtool.export.student import load_student_spec, load_train_spec
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.models import MODELS
-from ndtool.rundir import CONFIG, ONNX, STUDENT_SPEC, TFLITE, RunDir, find_run, is_run, read_bounded
+from ndtool.models.own import is_own_model
+from ndtool.rundir import (
+    CONFIG,
+    ONNX,
+    SPEC,
+    STUDENT_SPEC,
+    TFLITE,
+    RunDir,
+    find_run,
+    is_run,
+    read_bounded,
+)
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 _STRIDES: Final = re.compile(r"[12](,[12]){0,15}")
@@ -185,6 +196,9 @@ def _architecture(run: RunDir, contract: Contract) -> tuple[ArchSpec | None, Des
     trained = _trained(run)
     if trained is None:
         return spec, None
+    if is_own_model(trained.model):
+        # Not imported here: the folder may be another's, and its word is not to run any code.
+        return spec or (load_train_spec(run) if run.has(SPEC) else None), None
     pixels = contract.input
     design = Design(
         model=trained.model,

@@ -19,7 +19,7 @@ from ndtool.export.codegen.project import folder_names, write_project
 from ndtool.export.firmware import Source, build_array_model, build_engine_model
 from ndtool.export.int8.ir import op_name
 from ndtool.export.layers import op_macs
-from ndtool.export.run_data import evaluation_set, present_data
+from ndtool.export.run_data import evaluation_set, open_run_data, present_data
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.options import CodegenOptions
 from ndtool.rundir import (
@@ -48,8 +48,12 @@ def codegen_stage(
         data: another place for the run's data; "" for the one it was trained on.
 
     Raises:
-        InputError: there is no int8 file, or the folder does not hold together.
+        InputError: there is no int8 file, the folder does not hold together, or `data` cannot be
+            opened.
+        DataError: `data` is other data.
     """
+    if data:  # looked at where the stage is up to date, too
+        open_run_data(run, data)
     own = ("codegen", "predict", "verify", "fit", f"{CODEGEN}/", METRICS)
     wrong = [problem for problem in run.problems() if not problem.startswith(own)]
     if wrong or not run.has(TFLITE):

@@ -5,14 +5,23 @@ from __future__ import annotations
 from ndtool.arch import ArchSpec, parse_spec
 from ndtool.errors import InputError, require
 from ndtool.export.graph.ir import F32
-from ndtool.rundir import STUDENT, STUDENT_SPEC, RunDir, read_bounded
+from ndtool.rundir import SPEC, STUDENT, STUDENT_SPEC, RunDir, read_bounded
 
 MAX_STUDENT_BYTES = 1024 * 1024 * 1024
 
 
 def load_student_spec(run: RunDir) -> ArchSpec:
     """The architecture in student.json; raises InputError naming the field."""
-    path = run / STUDENT_SPEC
+    return _load_spec(run, STUDENT_SPEC)
+
+
+def load_train_spec(run: RunDir) -> ArchSpec:
+    """The architecture in spec.json of a training; raises InputError naming the field."""
+    return _load_spec(run, SPEC)
+
+
+def _load_spec(run: RunDir, name: str) -> ArchSpec:
+    path = run / name
     text = read_bounded(path).decode("utf-8", "replace")
     return parse_spec(text, where=str(path))
 

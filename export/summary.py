@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
-from ndtool.config import load_run_table
+from ndtool.config import NAME, load_run_table
 from ndtool.console import visible, warn
 from ndtool.contract import Contract
 from ndtool.errors import ConfigError, FitError, InputError, UnsupportedError
@@ -81,7 +81,7 @@ class Summary:
     refusal: FitError | None
     files: Path
     hints: Mapping[str, str]
-    next: str  # empty: nothing more can be done
+    next: str  # empty: nothing more can be done; of one that is too large, what is large in it
 
     @property
     def drop(self) -> Fraction | None:
@@ -162,9 +162,9 @@ def wanted_target(run: RunDir, options: CodegenOptions) -> Target | None:
     """The board of `options`, else the one that the run was trained for; None: no board.
 
     Raises:
-        ConfigError: as `named_target`.
+        ConfigError: as `named_target`; or the run's board is not known here.
     """
-    return named_target(options) or named_target(_told(run, "train"))
+    return named_target(options) or _told_target(run, "train")
 
 
 def recorded_target(run: RunDir) -> Target | None:
@@ -173,10 +173,37 @@ def recorded_target(run: RunDir) -> Target | None:
     None, with a warning, where it is no longer known: this run was not told it.
     """
     try:
-        return wanted_target(run, _told(run, "codegen"))
+        return _told_target(run, "codegen") or _told_target(run, "train")
     except InputError as problem:
         warn("summary.target", f"not held against the board of {CONFIG}: {problem}")
         return None
+
+
+def _told_target(run: RunDir, verb: str) -> Target | None:
+    """The board that config.toml has for `verb`; None: it has none.
+
+    Raises:
+        ConfigError: it is in no list of boards here, or its file is gone.
+        InputError: a list of boards is wrong.
+    """
+    told = _told(run, verb)
+    if not told.target:
+        return None
+    try:
+        return named_target(told)
+    except InputError as problem:
+        if problem.code not in ("target.unknown", "input.missing"):
+            raise
+        name, deed = visible(told.target), "trained" if verb == "train" else "made into C"
+        unlisted = problem.code == "target.unknown"
+        why = "it is in no list of boards" if unlisted else f"no file {visible(told.boards)}"
+        raise ConfigError(
+            f"the run was {deed} for board {name}, which is not known here: {why}",
+            where=f"{visible(str(run / CONFIG))}: {verb}.target",
+            remedy=f"write [boards.{name}] in {visible(told.boards) or NAME}, or ndtool codegen"
+            f" RUN --target {name} --boards FILE",
+            code="target.not-here",
+        ) from None
 
 
 def _told(run: RunDir, verb: str) -> CodegenOptions:
@@ -366,9 +393,10 @@ def _summary(facts: _Facts, onward: _Onward, target: Target | None) -> Summary:
         ops = " ".join(sorted({op_name(op) for op in graph.ops}))
     compiled = None if graph is None or facts.template == ARRAY else _compile(graph)
     fits = () if compiled is None else _judge(compiled, facts, target)
-    refusal = None
+    refusal, following = None, onward.next
     if compiled is not None and target is not None and not fits[0].fits:
-        refusal = _refuse(compiled, fits[0], facts.model)
+        following = _command("analyze", facts.model, *target.words)
+        refusal = _refuse(compiled, fits[0], facts.model, remedy=following)
     everywhere = {"fits": _command("analyze", facts.model, "--all-targets")}
     hints = everywhere if compiled is not None and target is None else {}
     return Summary(
@@ -390,7 +418,7 @@ def _summary(facts: _Facts, onward: _Onward, target: Target | None) -> Summary:
         refusal=refusal,
         files=onward.files,
         hints={**onward.hints, **hints},
-        next=onward.next,
+        next=following,
     )
 
 
@@ -432,7 +460,7 @@ def _need(compiled: Compiled, facts: _Facts, core: str) -> Need:
     )
 
 
-def _refuse(compiled: Compiled, fit: Fit, model: Path) -> FitError:
+def _refuse(compiled: Compiled, fit: Fit, model: Path, *, remedy: str) -> FitError:
     """Names the layers that take most; the numbers are those of `fit`."""
     layers = analyze(
         compiled,
@@ -441,4 +469,4 @@ def _refuse(compiled: Compiled, fit: Fit, model: Path) -> FitError:
         upper_bound=False,
         core=fit.target.core,
     )
-    return fit_error(layers, fit, remedy=_command("analyze", model, *fit.target.words))
+    return fit_error(layers, fit, remedy=remedy)

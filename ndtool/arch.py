@@ -32,10 +32,14 @@ class Act(StrEnum):
 
 
 class BlockKind(StrEnum):
-    """SEPARABLE: depthwise, pointwise. INVERTED: 1x1 expand, depthwise, [SE], 1x1 project."""
+    """SEPARABLE: depthwise, pointwise. INVERTED: 1x1 expand, depthwise, [SE], 1x1 project.
+
+    BASIC, of ResNet: two k x k convolutions, the first one with the stride.
+    """
 
     SEPARABLE = "separable"
     INVERTED = "inverted"
+    BASIC = "basic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +56,22 @@ class Stem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One separable or inverted-residual block; BN after every convolution but the SE's."""
+    """One block of a network; BN after every convolution but the SE's and a shortcut's.
+
+    A `shortcut` adds the block's input to its end. In a BASIC block whose ends differ in shape it
+    is a 1x1 convolution of that input, with bias and without BN, as in MLPerf Tiny's ResNet.
+    """
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     kind: BlockKind
     kernel: int
     stride: int
-    mid: int  # expanded channels; 0 for SEPARABLE
+    mid: int  # channels of the expansion, or of BASIC's first convolution; 0 for SEPARABLE
     c_out: int
-    act: Act  # after expansion and depthwise
-    act_out: Act = Act.NONE  # after the last 1x1
-    se: int = 0  # channels of the squeeze; 0: no squeeze-excite
+    act: Act  # after expansion and depthwise, or after BASIC's first convolution
+    act_out: Act = Act.NONE  # after the last convolution; of BASIC after the sum
+    se: int = 0  # channels of the squeeze; 0: no squeeze-excite; always 0 for BASIC
     shortcut: bool = False
 
 
@@ -95,6 +103,7 @@ class ArchSpec:
     blocks: tuple[Block, ...]
     head: Head
     bn_eps: float = 1e-5
+    conv_bias: bool = False  # whether a convolution in front of a BN has a bias, too (Keras)
 
     def to_json(self) -> str:
         """One line of sorted JSON; `parse_spec` reads it back to an equal spec."""
@@ -187,6 +196,7 @@ class _Lowering:
 
     def __init__(self, spec: ArchSpec) -> None:
         self.layers: list[Layer] = []
+        self.conv_bias = spec.conv_bias
         self.at = INPUT
         self.channels = spec.in_channels
         self.hw = (spec.height_px, spec.width_px)
@@ -214,7 +224,7 @@ class _Lowering:
             kernel=kernel,
             stride=stride,
             bn=bn,
-            bias=not bn,
+            bias=self.conv_bias or not bn,
             act=act,
         )
         self.layers.append(layer)
@@ -235,7 +245,9 @@ class _Lowering:
         )
         self.at, self.hw = name, (1, 1)
 
-    def pair(self, name: str, op: LayerOp, left: str, hw: tuple[int, int]) -> None:
+    def pair(
+        self, name: str, op: LayerOp, left: str, hw: tuple[int, int], *, act: Act = Act.NONE
+    ) -> None:
         """ADD or MUL of the earlier tensor `left` with the current one; the result has size hw."""
         self.layers.append(
             Layer(
@@ -246,6 +258,7 @@ class _Lowering:
                 c_out=self.channels,
                 hw_in=hw,
                 hw_out=hw,
+                act=act,
             )
         )
         self.at, self.hw = name, hw
@@ -288,6 +301,14 @@ def lower(spec: ArchSpec) -> tuple[Layer, ...]:
 
 
 def _lower_block(low: _Lowering, name: str, block: Block) -> None:
+    match block.kind:
+        case BlockKind.SEPARABLE | BlockKind.INVERTED:
+            _lower_mobile(low, name, block)
+        case BlockKind.BASIC:
+            _lower_basic(low, name, block)
+
+
+def _lower_mobile(low: _Lowering, name: str, block: Block) -> None:
     entry = low.at
     if block.kind is BlockKind.INVERTED:
         low.conv(f"{name}.expand", LayerOp.CONV, block.mid, act=block.act)
@@ -308,6 +329,25 @@ def _lower_block(low: _Lowering, name: str, block: Block) -> None:
     low.conv(f"{name}.project", LayerOp.CONV, block.c_out, act=block.act_out)
     if block.shortcut:
         low.pair(f"{name}.add", LayerOp.ADD, entry, low.hw)
+
+
+def _lower_basic(low: _Lowering, name: str, block: Block) -> None:
+    entry, c_in, hw_in = low.at, low.channels, low.hw
+    conv = LayerOp.CONV
+    low.conv(
+        f"{name}.conv1", conv, block.mid, kernel=block.kernel, stride=block.stride, act=block.act
+    )
+    act = Act.NONE if block.shortcut else block.act_out
+    low.conv(f"{name}.conv2", conv, block.c_out, kernel=block.kernel, act=act)
+    if not block.shortcut:
+        return
+    left, hw = low.at, low.hw
+    if block.stride == 1 and block.c_out == c_in:
+        low.pair(f"{name}.add", LayerOp.ADD, entry, hw, act=block.act_out)
+        return
+    low.at, low.channels, low.hw = entry, c_in, hw_in
+    low.conv(f"{name}.shortcut", conv, block.c_out, stride=block.stride, bn=False)
+    low.pair(f"{name}.add", LayerOp.ADD, left, hw, act=block.act_out)
 
 
 def tensor_shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
@@ -346,13 +386,32 @@ def count_macs(spec: ArchSpec) -> int:
     return total
 
 
+def peak_activation(spec: ArchSpec) -> int:
+    """Most values kept at one time: what a layer reads and gives, and what later ones still read.
+
+    As int8 so many bytes; every tensor has a place of its own while it is needed.
+    """
+    layers = lower(spec)
+    sizes = {INPUT: spec.height_px * spec.width_px * spec.in_channels}
+    last_reader = {name: index for index, layer in enumerate(layers) for name in layer.inputs}
+    alive = {INPUT}
+    peak = 0
+    for index, layer in enumerate(layers):
+        sizes[layer.name] = layer.hw_out[0] * layer.hw_out[1] * layer.c_out
+        alive.add(layer.name)
+        peak = max(peak, sum(sizes[name] for name in alive))
+        alive -= {name for name in alive if last_reader.get(name) == index}
+    return peak
+
+
 def check_spec(spec: ArchSpec, *, where: str) -> ArchSpec:
     """The spec itself when it can be built.
 
     Raises:
         InputError: a width, kernel or stride out of bounds, a shortcut between unequal shapes.
     """
-    convs = [b for b in spec.blocks if b.kind is BlockKind.INVERTED]
+    with_mid = [b for b in spec.blocks if b.kind is not BlockKind.SEPARABLE]
+    basic = [b for b in spec.blocks if b.kind is BlockKind.BASIC]
     kernels = [spec.stem.kernel, *(b.kernel for b in spec.blocks)]
     strides = [spec.stem.stride, *(b.stride for b in spec.blocks)]
     checks = (
@@ -362,8 +421,9 @@ def check_spec(spec: ArchSpec, *, where: str) -> ArchSpec:
         (1 <= spec.stem.c_out <= MAX_CHANNELS, "stem.c_out"),
         (1 <= len(spec.blocks) <= MAX_BLOCKS, "blocks"),
         (all(1 <= b.c_out <= MAX_CHANNELS for b in spec.blocks), "blocks.c_out"),
-        (all(1 <= b.mid <= MAX_CHANNELS for b in convs), "blocks.mid"),
+        (all(1 <= b.mid <= MAX_CHANNELS for b in with_mid), "blocks.mid"),
         (all(0 <= b.se <= MAX_CHANNELS for b in spec.blocks), "blocks.se"),
+        (all(b.se == 0 for b in basic), "blocks.se"),
         (all(k in (1, 3, 5, 7) for k in kernels), "kernel"),
         (all(s in (1, 2) for s in strides), "stride"),
         (0 <= spec.head.conv <= MAX_CHANNELS and 0 <= spec.head.hidden <= MAX_CHANNELS, "head"),
@@ -372,7 +432,8 @@ def check_spec(spec: ArchSpec, *, where: str) -> ArchSpec:
     bad = [field for good, field in checks if not good]
     channels = spec.stem.c_out
     for index, block in enumerate(spec.blocks):
-        if block.shortcut and (block.stride != 1 or block.c_out != channels):
+        equal_ends = block.stride == 1 and block.c_out == channels
+        if block.shortcut and not equal_ends and block.kind is not BlockKind.BASIC:
             bad.append(f"blocks.{index}.shortcut")
         channels = block.c_out
     if bad:
@@ -385,7 +446,9 @@ def check_spec(spec: ArchSpec, *, where: str) -> ArchSpec:
     return spec
 
 
-def parse_spec(text: str, *, where: str) -> ArchSpec:
+def parse_spec(
+    text: str, *, where: str, remedy: str = "use the file that ndtool wrote"
+) -> ArchSpec:
     """Read an ArchSpec from JSON of unknown origin; raises InputError naming the field."""
     import pydantic
 
@@ -397,7 +460,7 @@ def parse_spec(text: str, *, where: str) -> ArchSpec:
         raise InputError(
             f"bad architecture: {key}: {first['msg']}",
             where=where,
-            remedy="use the file that ndtool wrote",
+            remedy=remedy,
             code="arch.invalid",
         ) from None
     return check_spec(spec, where=where)

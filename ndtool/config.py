@@ -25,6 +25,7 @@ MAX_BYTES: Final = 1024 * 1024
 Option = str | int | float | bool
 Table = dict[str, Option | list[Option]]
 _TABLE: Final = re.compile(r"^\[([a-z]+)\]\n", re.MULTILINE)
+_ORIGIN: Final = re.compile(r"^([a-z0-9_]+) = .*  # (flag|file|default)$", re.MULTILINE)
 MAX_KEY_DOTS: Final = 15
 # Strings and comments of TOML: where a dot is no part of a key. One without its end takes the rest,
 # so that nothing is looked at twice.
@@ -73,13 +74,7 @@ def load_config(path: Path, known: Mapping[str, Collection[str]]) -> dict[str, T
             continue
         for key, value in options.items():
             _require_known(key, known[verb], path, f"{verb}.")
-            if not _is_plain(value, lists=True):
-                raise ConfigError(
-                    "not a plain value",
-                    where=f"{path}: {verb}.{key}",
-                    remedy="use text, a number, true, false or a list of them",
-                    code="config.key",
-                )
+            _require_plain(value, where=f"{path}: {verb}.{key}")
         checked[verb] = options
     return checked
 
@@ -106,9 +101,17 @@ def parse_toml(
     """
     try:
         text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(
+            "not UTF-8 text",
+            where=where,
+            remedy="save it as UTF-8",
+            code="config.syntax",
+        ) from None
+    try:
         _require_short_keys(text)
         return tomllib.loads(text, parse_float=parse_float)
-    # ValueError: TOML, UTF-8, and integers of thousands of digits. RecursionError: `[[[[...`.
+    # ValueError: TOML, and integers of thousands of digits. RecursionError: `[[[[...`.
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"not a TOML file: {error}",
@@ -135,6 +138,38 @@ def load_run_table(path: Path, verb: str) -> dict[str, object]:
     if not isinstance(table, dict):
         return {}
     return {field_of.get(str(key), str(key)): value for key, value in table.items()}
+
+
+def load_recorded(path: Path, verb: str, fields: Collection[str]) -> dict[str, tuple[object, str]]:
+    """What a run's config.toml has for `fields` of `verb`: value and recorded origin, by field.
+
+    Values are plain, no more is known of them. A row whose origin was taken away is of a `file`.
+
+    Raises:
+        ConfigError: not a plain value.
+    """
+    table = load_run_table(path, verb)
+    if not table:
+        return {}
+    text = read_bounded(path, MAX_BYTES).decode("utf-8")
+    origins = dict(_ORIGIN.findall(_split_tables(text).get(verb, "")))
+    rows = {}
+    for field in fields:
+        if field in table:
+            key = WORD_OF.get(field, field)
+            _require_plain(table[field], where=f"{path}: {verb}.{key}")
+            rows[field] = (table[field], origins.get(key, "file"))
+    return rows
+
+
+def _require_plain(value: object, *, where: str) -> None:
+    if not _is_plain(value, lists=True):
+        raise ConfigError(
+            "not a plain value",
+            where=where,
+            remedy="use text, a number, true, false or a list of them",
+            code="config.key",
+        )
 
 
 def _is_plain(value: object, *, lists: bool) -> bool:
@@ -169,11 +204,15 @@ def table_text(verb: str, options: Mapping[str, tuple[object, str]]) -> str:
 
 def replace_table(text: str, verb: str, table: str) -> str:
     """`text` (a config.toml of ours) with the table of `verb` put in, the others as they are."""
+    tables = _split_tables(text) | {verb: table}
+    return "\n".join(t.rstrip("\n") + "\n" for t in tables.values())
+
+
+def _split_tables(text: str) -> dict[str, str]:
+    """The text of each table of a config.toml of ours, with its head."""
     starts = [(m.start(), m[1]) for m in _TABLE.finditer(text)]
     ends = [*(start for start, _ in starts[1:]), len(text)][: len(starts)]
-    tables = {name: text[a:b] for (a, name), b in zip(starts, ends, strict=True)}
-    tables[verb] = table
-    return "\n".join(t.rstrip("\n") + "\n" for t in tables.values())
+    return {name: text[a:b] for (a, name), b in zip(starts, ends, strict=True)}
 
 
 def toml_value(value: object) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
-from ndtool.errors import ConfigError, NdError
+from ndtool.errors import ConfigError, InputError, NdError
 
 MAX_VISIBLE: Final = 200
 MAX_SENTENCE: Final = 2000  # of our own sentences, where a page or a service would choke on more
@@ -47,6 +47,11 @@ def visible_line(text: str) -> str:
     return _HIDDEN.sub(escape, text)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def csv_cell(text: str) -> str:
     """RFC 4180, and no formula for a spreadsheet (users.md, 5.6)."""
     if text[:1] in ("=", "+", "-", "@", "\t", "\r"):
@@ -59,6 +64,16 @@ def csv_cell(text: str) -> str:
 def error_line(error: NdError) -> str:
     """`ndtool: error: WHAT (WHERE); REMEDY [CODE]` on one line."""
     return f"ndtool: error: {visible_line(str(error))}"
+
+
+def file_error(problem: OSError) -> InputError:
+    """What a file or folder would not let us do, as the error that a user meets."""
+    return InputError(
+        problem.strerror or type(problem).__name__,
+        where=visible(os.fsdecode(problem.filename or "file system")),
+        remedy="check the path, its permissions and the free space",
+        code="os.error",
+    )
 
 
 @dataclass

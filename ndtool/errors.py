@@ -135,6 +135,11 @@ def raise_all(problems: Sequence[NdError]) -> None:
         raise first
 
 
+def listed(problem: NdError) -> tuple[NdError, ...]:
+    """A problem and the further ones of its kind, MAX_LISTED at most."""
+    return (problem, *problem.more[: MAX_LISTED - 1])
+
+
 def require(module: str) -> ModuleType:
     """The optional package `module`; the one place where an ImportError becomes exit 7.
 

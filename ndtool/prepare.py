@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
-from ndtool.arch import ArchSpec, lower
+from ndtool.arch import ArchSpec, lower, parse_spec
 from ndtool.config import load_run_table, replace_table, table_text
 from ndtool.console import csv_cell, visible, warn
 from ndtool.contract import (
@@ -36,10 +36,12 @@ from ndtool.rundir import (
     LABELS,
     LOCK,
     MANIFEST,
+    SPEC,
     SPLIT,
     RunDir,
     StageKey,
     Value,
+    read_bounded,
     slug,
 )
 from ndtool.types import Recipe
@@ -226,7 +228,9 @@ def require_trainable_config(path: Path) -> None:
 
 
 def require_same_training(prepared: Prepared) -> None:
-    """Refuse a folder that holds a training with other options.
+    """Refuse a folder that holds a training with other options or of another network.
+
+    The same options give another network when the user's own model has been edited since.
 
     Raises:
         InputError: names the options that differ and how to go on.
@@ -241,6 +245,8 @@ def require_same_training(prepared: Prepared) -> None:
         for key in sorted({*stored, *mine} - {*NOT_COMPARED, *_PLACE})
         if stored.get(key) != mine.get(key)
     ]
+    if not differing and run.has(SPEC) and _spec_of(run) != prepared.spec:
+        differing = [f"the network that {prepared.options.model} gives has changed"]
     if differing:
         raise InputError(
             f"this folder holds a training with other options: {'; '.join(differing)}",
@@ -248,6 +254,11 @@ def require_same_training(prepared: Prepared) -> None:
             remedy="choose another --name, or --force to replace it",
             code="run.other-training",
         )
+
+
+def _spec_of(run: RunDir) -> ArchSpec:
+    text = read_bounded(run / SPEC).decode("utf-8", "replace")
+    return parse_spec(text, where=visible(str(run / SPEC)))
 
 
 def write_config(
@@ -261,7 +272,7 @@ def write_config(
 
 
 def write_start(prepared: Prepared, given: Mapping[str, str]) -> list[str]:
-    """Contract, labels and split, written before the first epoch; gives their names.
+    """Contract, labels, architecture and split, written before the first epoch; their names.
 
     Args:
         given: where each option came from: `flag`, `file`; the others are defaults.
@@ -276,5 +287,6 @@ def write_start(prepared: Prepared, given: Mapping[str, str]) -> list[str]:
     return [
         run.write_text(CONTRACT, prepared.contract.to_file_text()),
         run.write_bytes(LABELS, prepared.contract.labels_file()),
+        run.write_text(SPEC, prepared.spec.to_json() + "\n"),
         run.write_bytes(SPLIT, ("\n".join(rows) + "\n").encode("utf-8", "surrogateescape")),
     ]

@@ -37,6 +37,7 @@ CHECKPOINT: Final = "train/checkpoint.pt"
 BEST: Final = "train/best.pt"
 HISTORY: Final = "train/history.csv"
 SPLIT: Final = "train/split.csv"
+SPEC: Final = "train/spec.json"
 SKIPPED: Final = "train/skipped.csv"
 TRAIN_LOG: Final = "train/train.log"
 STUDENT: Final = "export/student.safetensors"
@@ -52,6 +53,7 @@ CODEGEN: Final = "codegen"  # /TEMPLATE
 ARTIFACTS: Final = (CONTRACT, LABELS, STUDENT, STUDENT_SPEC, ONNX, RANGES, TFLITE)
 LOCK: Final = ".lock"
 GIT_TIMEOUT_S: Final = 10
+MAX_KEYS: Final = 5  # of metrics.json named in a problem
 MAX_JSON_BYTES: Final = 64 * 1024 * 1024
 
 _SLUG: Final = re.compile(r"[^a-z0-9.-]+")
@@ -114,12 +116,68 @@ def require_writable(path: Path, option: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as problem:
-        raise ConfigError(
-            f"cannot write the file: {problem.strerror}",
-            where=console.visible(f"{option} {path}"),
-            remedy="name a file in a folder that can be written",
-            code="option.output-file",
-        ) from None
+        what = f"cannot write the file: {problem.strerror}"
+        remedy = "name a file in a folder that can be written"
+        raise _output_error(what, option, path, remedy) from None
+
+
+def require_outputs(
+    outputs: Mapping[str, Path | None], *, inputs: Iterable[Path], run: Path | None = None
+) -> None:
+    """Refuse output files before work is done for them, and before any is touched.
+
+    Links count as themselves and as what they lead to; --log-file is an output, too.
+
+    Args:
+        outputs: option -> its file; None where it was not given.
+        inputs: files that the command reads.
+        run: folder of a run, which only the stages write into.
+
+    Raises:
+        ConfigError: a file is an input, inside `run`, that of two options, or cannot be written.
+    """
+    read = [path for path in inputs if "\0" not in str(path)]
+    inside = set() if run is None else _places(run)
+    taken: dict[str, Path] = {}
+    if console.STATE.log_file is not None:
+        taken["--log-file"] = console.STATE.log_file
+    given = {option: path for option, path in outputs.items() if path is not None}
+    for option, path in given.items():
+        if "\0" in str(path):  # which no file can have, for `require_writable` to say
+            continue
+        if any(_is_same_file(path, other) for other in read):
+            what = "the command reads this file, and would overwrite it"
+            raise _output_error(what, option, path)
+        if any(place.is_relative_to(folder) for place in _places(path) for folder in inside):
+            what = "inside the run folder, which only its stages write into"
+            raise _output_error(what, option, path)
+        for other, used in taken.items():
+            if _is_same_file(path, used):
+                raise _output_error(f"{other} names the same file", option, path)
+        taken[option] = path
+    for option, path in given.items():
+        require_writable(path, option)
+
+
+def _output_error(
+    what: str, option: str, path: Path, remedy: str = "name another file"
+) -> ConfigError:
+    where = console.visible(f"{option} {path}")
+    return ConfigError(what, where=where, remedy=remedy, code="option.output-file")
+
+
+def _places(path: Path) -> set[Path]:
+    """What `path` leads to, and where it is itself: two for a link. Of no path an error."""
+    # not Path.resolve, which raises for links in a circle
+    return {Path(os.path.realpath(path)), Path(os.path.realpath(path.parent), path.name)}
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    if _places(path) & _places(other):
+        return True
+    with contextlib.suppress(OSError):
+        return path.samefile(other)  # a second hard link, or another case of letters
+    return False
 
 
 def _temporary(path: Path) -> Path:
@@ -373,7 +431,9 @@ class RunDir:
         for name, row in manifest.files.items():
             if without_train and name.startswith("train/"):
                 continue
-            if now[name] is None:
+            if self._is_link(name):
+                found.append(f"{name} is a link")
+            elif now[name] is None:
                 found.append(f"{name} is missing")
             elif now[name] != row.sha256:
                 found.append(f"{name} is not what {row.stage} wrote")
@@ -382,12 +442,7 @@ class RunDir:
         unknown = [name for name in ARTIFACTS if self.has(name) and name not in manifest.files]
         found += [f"{name} was written by no stage" for name in unknown]
         found += [f"{stage} is older than what it reads" for stage in _stale(manifest, now)]
-        metrics = self.path / METRICS
-        if not metrics.is_file() or metrics.read_text("utf-8", "replace") != json_text(
-            _metrics(manifest.stages)
-        ):
-            found.append(f"{METRICS} is not what the stages measured")
-        return found
+        return found + _other_metrics(self / METRICS, _metrics(manifest.stages))
 
     def stale_stages(self) -> list[str]:
         """Stages whose input files have changed since they ran, or were made by a stale one."""
@@ -397,7 +452,12 @@ class RunDir:
     def _hashes(self, names: Iterable[str]) -> dict[str, Sha256 | None]:
         """sha256 of every file, each read once; None where there is none."""
         once = dict.fromkeys(names)
-        return {name: sha256_file(self.path / name) if self.has(name) else None for name in once}
+        there = [name for name in once if self.has(name) and not self._is_link(name)]
+        return once | {name: sha256_file(self.path / name) for name in there}
+
+    def _is_link(self, name: str) -> bool:
+        """Whether it is labels.txt and a link: its lines get into messages, so it is not read."""
+        return name == LABELS and (self.path / name).is_symlink()
 
     # -- lock ----------------------------------------------------------------------------------
 
@@ -501,6 +561,32 @@ def _metrics(stages: Mapping[str, StageRow]) -> dict[str, Value]:
     return merged
 
 
+def _other_metrics(path: Path, wanted: Mapping[str, Value]) -> list[str]:
+    """How metrics.json at `path` differs from what the stages measured."""
+    if not path.is_file():
+        return [f"{METRICS} is missing"]
+    try:
+        text = read_bounded(path).decode("utf-8")
+        if text == json_text(wanted):
+            return []
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("no table")
+        keys = sorted(k for k in {*found, *wanted} if _form(found, k) != _form(wanted, k))
+    # ValueError: UTF-8, JSON, and integers of thousands of digits. RecursionError: `[[[[...`.
+    except (InputError, ValueError, RecursionError):
+        return [f"{METRICS} is not what the stages measured: no table of figures"]
+    names = [console.visible(key) for key in keys[:MAX_KEYS]]
+    names += [f"{len(keys) - MAX_KEYS} more"] if len(keys) > MAX_KEYS else []
+    differ = ", ".join(names) or "only its layout"
+    return [f"{METRICS} is not what the stages measured: {differ}"]
+
+
+def _form(table: Mapping[str, object], key: str) -> str | None:
+    """A figure as it is written: 1, 1.0 and true are not the same; None where there is none."""
+    return json.dumps(table[key], sort_keys=True) if key in table else None
+
+
 def read_bounded(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file of at most `limit` bytes.
 
@@ -533,9 +619,17 @@ def is_run(name: str) -> bool:
     return _run_path(name) is not None
 
 
-def _run_path(name: str) -> Path | None:
+def run_folder(name: str) -> Path | None:
+    """The run folder of that name, also one that has lost its contract; None: there is none."""
+    try:
+        return _run_path(name) or _run_path(name, MANIFEST)
+    except OSError:  # for who opens it to say
+        return None
+
+
+def _run_path(name: str, mark: str = CONTRACT) -> Path | None:
     places = (Path(name), Path("runs") / name)
-    return next((path for path in places if (path / CONTRACT).is_file()), None)
+    return next((path for path in places if (path / mark).is_file()), None)
 
 
 def find_run(name: str) -> RunDir:

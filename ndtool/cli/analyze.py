@@ -14,6 +14,8 @@ from ndtool.cli.params import (
     Strides,
     Target,
     Width,
+    config_files,
+    not_empty,
     origins,
     size_bytes,
     verb,
@@ -21,6 +23,7 @@ from ndtool.cli.params import (
 from ndtool.console import visible
 from ndtool.errors import ConfigError
 from ndtool.models import MODELS
+from ndtool.models.own import is_own_model
 
 if TYPE_CHECKING:
     from ndtool.export.fit import Design, Room
@@ -38,7 +41,10 @@ Classes = Annotated[int, typer.Option(min=2, max=10_000, help="Classes of a mode
 GrayInput = Annotated[bool, typer.Option("--gray/--rgb", help="Colour of a model's input.")]
 AllTargets = Annotated[bool, typer.Option("--all-targets", help="Hold it against every board.")]
 FitOpt = Annotated[
-    str, typer.Option("--fit", metavar="BOARD", help="Widths and resolutions that fit it.")
+    str,
+    typer.Option(
+        "--fit", metavar="BOARD", callback=not_empty, help="Widths and resolutions that fit it."
+    ),
 ]
 RamReserve = Annotated[
     Any,
@@ -79,6 +85,7 @@ def analyze(
     """
     from ndtool.export.fit import Design, Room, require_plannable
     from ndtool.export.networks import load_network, spec_network
+    from ndtool.rundir import require_outputs, run_folder
     from ndtool.targets import find_target, load_targets
 
     given = origins(ctx)
@@ -87,13 +94,16 @@ def analyze(
     _require_one_question(target=target, all_targets=all_targets, fit=fit, csv=csv)
     if not (target or all_targets or fit):
         _refuse_words_of_boards(flags)
-    listed = load_targets((Path(boards),) if boards else ())
+    files = (Path(boards),) if boards else ()
+    inputs = [*files, *config_files(ctx), *([] if what in MODELS else [Path(what)])]
+    require_outputs({"--csv": csv}, inputs=inputs, run=run_folder(what))
+    listed = load_targets(files)
     named = [find_target(target or fit, listed)] if target or fit else []
     rooms = [
         Room(target=board, ram_reserve=ram_reserve, flash_reserve=flash_reserve)
         for board in (listed.values() if all_targets else named)
     ]
-    if what in MODELS:
+    if what in MODELS or (is_own_model(what) and not Path(what).exists()):
         design = Design(
             model=what,
             in_channels=1 if gray else 3,
@@ -104,7 +114,7 @@ def analyze(
         if fit:
             _propose(design, rooms[0], only_width, resolution)
             return
-        side = MODELS[what].resolution if resolution is None else resolution
+        side = _usual_side(what) if resolution is None else resolution
         spec = design.spec((width, side))
         if target:
             require_plannable(spec, rooms[0], design)
@@ -116,6 +126,17 @@ def analyze(
             _propose(_design_of(network), rooms[0], only_width, resolution)
             return
     _report(network, rooms, as_table=all_targets, csv=csv)
+
+
+def _usual_side(model: str) -> int:
+    if model not in MODELS:
+        raise ConfigError(
+            "your own model has no usual resolution",
+            where=model,
+            remedy="add --resolution PX",
+            code="usage",
+        )
+    return MODELS[model].resolution
 
 
 def _require_one_question(*, target: str, all_targets: bool, fit: str, csv: Path | None) -> None:

@@ -110,7 +110,8 @@ def accept(
     for judgement in outcome.failing:
         console.warn(
             "baseline.out-of-bounds",
-            f"check will fail: {judgement.name}: {judgement.text}; bounds stay but for --set",
+            f"check will fail: {judgement.name}: {judgement.text};"
+            " --set KEY=VALUE gives another bound",
         )
     console.out_json(_document(outcome, run, files, following))
 
@@ -128,13 +129,15 @@ def _show_comparison(outcome: "Outcome") -> None:
     """b, c, p and the classes that lost most."""
     found = outcome.comparison
     if found is None:
-        why = "the first baseline" if outcome.first else "other images than the old baseline's"
+        why = "the first baseline"
+        if not outcome.first:
+            why = "another evaluation set than the old baseline's; the next drop is on this one"
         console.out(f"drop     not compared: {why}")
         return
     pair = found.pair
     console.out(
-        f"drop     {float(pair.drop_points):.2f} points: {pair.lost} images lost, {pair.gained}"
-        f" gained of {pair.count}, p = {pair.p_value:.4g}"
+        f"drop     {float(pair.drop_points):.2f} points: {console.counted(pair.lost, 'image')}"
+        f" lost, {pair.gained} gained of {pair.count}, p = {pair.p_value:.4g}"
     )
     for change in found.worst:
         console.out(

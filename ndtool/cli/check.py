@@ -1,5 +1,6 @@
 """ndtool check."""
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import EvalData, RunArg, build, verb
+from ndtool.cli.params import EvalData, RunArg, build, config_files, verb
 from ndtool.errors import NdError
 from ndtool.options import CHECK, CheckOptions
-from ndtool.rundir import require_writable
+from ndtool.rundir import require_outputs, run_folder
 
 if TYPE_CHECKING:
     from ndtool.gates.verdict import Verdict
@@ -32,6 +33,7 @@ Github = Annotated[
 
 @verb(CHECK)
 def check(
+    ctx: typer.Context,
     run: RunArg,
     data: EvalData = "",
     junit: JunitFile = None,
@@ -44,17 +46,23 @@ def check(
     With a baseline, against what was accepted; without one, only by absolute and hop bounds.
     """
     options = build(CHECK, values)
-    for option, path in (("--junit", junit), ("--markdown", markdown)):
-        if path is not None:
-            require_writable(path, option)
-    began = time.gmtime()
+    inputs = [*_files_read(run, options.baseline, data), *config_files(ctx)]
+    outputs = {"--junit": junit, "--markdown": markdown}
+    require_outputs(outputs, inputs=inputs, run=run_folder(run))
+    for path in (junit, markdown):
+        if path is not None:  # whatever happens, nobody takes an older verdict for this one's
+            path.unlink(missing_ok=True)
+    began, start_s = time.gmtime(), time.monotonic()
     try:
         verdict = check_run(run, options, data=data)
-    except NdError as refusal:
+    except (NdError, OSError) as problem:
+        refusal = problem if isinstance(problem, NdError) else console.file_error(problem)
+        seconds = time.monotonic() - start_s
+        write_refusal(
+            refusal, run=run, junit=junit, markdown=markdown, began=began, seconds=seconds
+        )
         if github:
-            from ndtool.gates.github import refusal_line
-
-            console.out_command(refusal_line(refusal))
+            tell_github_refusal(refusal, run)
         raise
     write_files(verdict, junit=junit, markdown=markdown, began=began)
     console.out_json(verdict.document())
@@ -62,6 +70,27 @@ def check(
     if github:
         tell_github(verdict, options.baseline)
     end_check(verdict)
+
+
+def _files_read(name: str, baseline: str, data: str) -> list[Path]:
+    """The files of the baseline, and of the data that the run says or `data`."""
+    from ndtool.export.run_data import data_row
+    from ndtool.gates.baseline_file import predictions_of
+    from ndtool.rundir import find_run
+
+    files = []
+    if baseline:
+        files = [Path(baseline)]
+        if files[0].name:
+            files.append(predictions_of(files[0]))
+    specs = [data]
+    with contextlib.suppress(NdError, OSError):  # for the check itself to say
+        specs.append(str(data_row(find_run(name)).get("data")))
+    for spec in specs:
+        _, _, place = spec.partition(":")
+        if place:
+            files.append(Path(os.path.expanduser(place)))  # noqa: PTH111  # as open_source does
+    return files
 
 
 def check_run(
@@ -115,13 +144,45 @@ def write_files(
     if junit is not None:
         from ndtool.gates.junit import junit_text
 
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", began)
         versions = package_versions(ENGINES)
-        write_text_atomic(junit, junit_text(verdict, timestamp=stamp, versions=versions))
+        write_text_atomic(junit, junit_text(verdict, timestamp=_stamp(began), versions=versions))
     if markdown is not None:
         from ndtool.gates.markdown import markdown_text
 
         write_text_atomic(markdown, markdown_text(verdict))
+
+
+def write_refusal(
+    refusal: NdError,
+    *,
+    run: str,
+    junit: Path | None,
+    markdown: Path | None,
+    began: time.struct_time,
+    seconds: float,
+) -> None:
+    """Why there is no verdict, in the forms that it would have had."""
+    from ndtool.rundir import package_versions, write_text_atomic
+
+    if junit is not None:
+        from ndtool.gates.junit import refusal_junit
+
+        text = refusal_junit(
+            refusal,
+            run=run,
+            timestamp=_stamp(began),
+            seconds=seconds,
+            versions=package_versions(ENGINES),
+        )
+        write_text_atomic(junit, text)
+    if markdown is not None:
+        from ndtool.gates.markdown import refusal_markdown
+
+        write_text_atomic(markdown, refusal_markdown(refusal, run=run))
+
+
+def _stamp(began: time.struct_time) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", began)
 
 
 def tell_github(verdict: "Verdict", baseline: str) -> None:
@@ -137,10 +198,24 @@ def tell_github(verdict: "Verdict", baseline: str) -> None:
         verdict, baseline_file=place, lines=lambda key: anchor_line(text, key)
     ):
         console.out_command(line)
+    _append_summary(step_summary(verdict))
+
+
+def tell_github_refusal(refusal: NdError, run: str) -> None:
+    """Why there is no verdict, where GitHub shows one."""
+    from ndtool.gates.github import refusal_line
+    from ndtool.gates.markdown import refusal_markdown
+
+    console.out_command(refusal_line(refusal))
+    _append_summary(refusal_markdown(refusal, run=run))
+
+
+def _append_summary(page: str) -> None:
+    """To the page of the step, where the runner has named a file for it."""
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(step_summary(verdict))
+                file.write(page)
         except OSError as problem:
             why = f"the step summary cannot be written: {problem.strerror}"
             console.warn("check.step-summary", why)

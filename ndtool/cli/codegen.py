@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import EvalData, Force, build, origins, verb
+from ndtool.cli.params import EvalData, Force, build, inherit, origins, verb
 from ndtool.cli.summary import end_if_too_large, next_baseline, print_summary
 from ndtool.errors import ConfigError
 from ndtool.options import CODEGEN, CodegenOptions
@@ -50,7 +50,7 @@ def codegen(
             code="usage",
         )
     if tflite is None:
-        document, board = codegen_run(run, options, origins(ctx), force=force, data=data)
+        document, board = codegen_run(run, options, origins(ctx), ctx=ctx, force=force, data=data)
         _end(document, conclude(run, options.template, board, next_baseline()))
         return
     if out is None:
@@ -82,6 +82,7 @@ def codegen_run(
     options: CodegenOptions,
     given: dict[str, str],
     *,
+    ctx: typer.Context,
     force: bool,
     data: str = "",
 ) -> tuple[dict[str, object], "Target | None"]:
@@ -95,11 +96,12 @@ def codegen_run(
     from ndtool.export.summary import wanted_target
     from ndtool.prepare import write_config
     from ndtool.rundir import CODEGEN as FOLDER
-    from ndtool.rundir import find_run
+    from ndtool.rundir import CONFIG, find_run
 
     run = find_run(name)
     board = wanted_target(run, options)
     with run.lock():
+        options, given = inherit(ctx, CODEGEN, options, given, run / CONFIG)
         figures = codegen_stage(run, options, force=force, data=data)
         write_config(run, "codegen", asdict(options), given)
     project = run.path / FOLDER / options.template

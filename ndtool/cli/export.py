@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import EvalData, Force, Int8, build, origins, verb
+from ndtool.cli.params import EvalData, Force, Int8, build, inherit, origins, verb
 from ndtool.cli.summary import next_baseline, print_summary
 from ndtool.errors import ConfigError
 from ndtool.options import EXPORT, ExportOptions
@@ -68,7 +68,7 @@ def export(
     from ndtool.export.summary import recorded_target, summarize
     from ndtool.rundir import find_run
 
-    document = export_run(run, options, origins(ctx), force=force, data=data)
+    document = export_run(run, options, origins(ctx), ctx=ctx, force=force, data=data)
     exported = find_run(run)
     summary = summarize(exported, target=recorded_target(exported), baseline=next_baseline())
     print_summary(summary)
@@ -80,6 +80,7 @@ def export_run(
     options: ExportOptions,
     given: dict[str, str],
     *,
+    ctx: typer.Context,
     force: bool,
     data: str = "",
 ) -> dict[str, object]:
@@ -88,10 +89,11 @@ def export_run(
 
     from ndtool.export import chain
     from ndtool.prepare import write_config
-    from ndtool.rundir import find_run
+    from ndtool.rundir import CONFIG, find_run
 
     run = find_run(name)
     with run.lock():
+        options, given = inherit(ctx, EXPORT, options, given, run / CONFIG)
         result = chain.export_run(run, options, force=force, data=data)
         write_config(run, "export", asdict(options), given)
     warnings = [f for f in result.findings if f.severity.value == "warning"]

@@ -11,7 +11,7 @@ from types import FrameType
 from typer.exceptions import Abort, TyperException
 
 from ndtool import __version__, console
-from ndtool.errors import MAX_LISTED, InputError, NdError, ToolMissingError
+from ndtool.errors import InputError, NdError, ToolMissingError, listed
 
 ISSUES = "the project's issue tracker"
 
@@ -55,12 +55,7 @@ def _run(args: list[str], *, show_traceback: bool) -> int:
     except OSError as problem:
         if show_traceback:
             console.error(traceback.format_exc())
-        shown = InputError(
-            f"{problem.strerror or type(problem).__name__}",
-            where=console.visible(os.fsdecode(problem.filename or "file system")),
-            remedy="check the path, its permissions and the free space",
-            code="os.error",
-        )
+        shown = console.file_error(problem)
         _show(shown)
         return shown.exit_code
     except Exception:  # noqa: BLE001 - the one place where a bug becomes exit 1
@@ -97,7 +92,7 @@ def _usage_error(problem: TyperException, command: str) -> NdError:
 
 
 def _show(problem: NdError) -> None:
-    lines = [problem, *problem.more[: MAX_LISTED - 1]]
+    lines = listed(problem)
     for line in lines:
         console.error(console.error_line(line))
     hidden = 1 + len(problem.more) - len(lines)

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from ndtool import console
-from ndtool.config import BOARDS, find_config, load_config, read_toml
+from ndtool.config import BOARDS, find_config, load_config, load_recorded, read_toml
 from ndtool.errors import ConfigError
 from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, WORD_OF
 from ndtool.types import Converter, FcScales, Policy, Recipe, Runtime, StudentLoss
@@ -99,13 +99,32 @@ def _number(field: str, *names: str, help: str) -> Any:
     return typer.Option(*names, min=low, max=high, help=help)
 
 
+def not_empty(ctx: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """A callback: the text of this option is not empty where it was typed.
+
+    `--baseline "$FILE"` with nothing in the variable would silently do without a baseline.
+    """
+    source = ctx.get_parameter_source(parameter.name or "")
+    if not value and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter("nothing is named; leave the option out to do without")
+    return value
+
+
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name under runs/.")]
 Data = Annotated[
     str,
-    typer.Option(help="digits, folder:PATH, npz:FILE or fashion-mnist:DIR. Never downloads."),
+    typer.Option(
+        callback=not_empty,
+        help="digits, folder:PATH, npz:FILE, fashion-mnist:DIR, cifar10:DIR or cifar100:DIR. "
+        "Never downloads.",
+    ),
 ]
-ModelName = Annotated[str, typer.Option("--model", help="Model name; see ndtool models.")]
-EvalData = Annotated[str, typer.Option("--data", help="Another place for the run's data.")]
+ModelName = Annotated[
+    str, typer.Option("--model", help="See ndtool models; your own: MODULE:FUNCTION.")
+]
+EvalData = Annotated[
+    str, typer.Option("--data", callback=not_empty, help="Another place for the run's data.")
+]
 Width = Annotated[float, typer.Option(help="Factor on every width, such as .35.")]
 Resolution = Annotated[
     int | None, typer.Option(min=1, max=4096, help="Side of the square input, px. [by source]")
@@ -174,26 +193,21 @@ LayersOpt = Annotated[
     bool | None,
     typer.Option("--layers/--no-layers", help="Every tensor of made inputs too. [on the host]"),
 ]
-Target = Annotated[str, typer.Option(metavar="BOARD", help="Must fit it; see ndtool targets.")]
-Boards = Annotated[
-    str, typer.Option(metavar="FILE", help="TOML file with more boards. [those of -c]")
+Target = Annotated[
+    str, typer.Option(metavar="BOARD", callback=not_empty, help="Must fit it; see ndtool targets.")
 ]
-
-
-def _require_named(ctx: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
-    # `--baseline "$FILE"` with nothing in it would judge by no baseline at all.
-    source = ctx.get_parameter_source(parameter.name or "")
-    if not value and source is not None and source.name == "COMMANDLINE":
-        raise typer.BadParameter("no file is named; leave the option out to judge without one")
-    return value
-
-
+Boards = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE", callback=not_empty, help="TOML file with more boards. [those of -c]"
+    ),
+]
 BaselineOpt = Annotated[
     str,
     typer.Option(
         "--baseline",
         metavar="FILE",
-        callback=_require_named,
+        callback=not_empty,
         help="Accepted result to hold it against.",
     ),
 ]
@@ -232,12 +246,14 @@ NoColor = Annotated[bool, typer.Option("--no-color", help="As NO_COLOR=1.")]
 class _Group:
     """The options of one verb: their defaults, their table in a file, and the words for them.
 
-    Fields that are missing in `words` are not offered on the command line.
+    Fields that are missing in `words` are not offered on the command line. Those in `inherited`
+    decide what a run's files hold: repeated without them, a run keeps its own (`inherit`).
     """
 
     defaults: object
     table: str
     words: Mapping[str, Any]
+    inherited: tuple[str, ...] = ()
 
 
 _GROUPS: Final = (
@@ -290,6 +306,7 @@ _GROUPS: Final = (
             "workers": Workers,
             "seed": Seed,
         },
+        inherited=("seed", "calib", "fc", "converter"),
     ),
     _Group(
         CODEGEN,
@@ -301,6 +318,7 @@ _GROUPS: Final = (
             "target": Target,
             "boards": Boards,
         },
+        inherited=("prefix", "golden"),
     ),
     _Group(
         VERIFY,
@@ -426,14 +444,9 @@ def _set_defaults(
     Boards in the file that -c names are the default of --boards.
     """
     found = path or find_config(Path.cwd())
-    root = ctx.find_root().command
-    if found is None or not isinstance(root, TyperGroup):
+    options = _options_of_verbs(ctx)
+    if found is None or not options:
         return
-    options = {
-        name: _options_by_key(command)
-        for name, command in root.commands.items()
-        if isinstance(command, TyperCommand)
-    }
     values = {
         table: {
             options[table][key].name: _checked(
@@ -468,6 +481,18 @@ def _set_defaults(
     ctx.default_map = merged | own
 
 
+def _options_of_verbs(ctx: typer.Context) -> dict[str, dict[str, TyperOption]]:
+    """Verb -> key of a configuration file -> option; empty where there is one command alone."""
+    root = ctx.find_root().command
+    if not isinstance(root, TyperGroup):
+        return {}
+    return {
+        name: _options_by_key(command)
+        for name, command in root.commands.items()
+        if isinstance(command, TyperCommand)
+    }
+
+
 def _options_by_key(command: TyperCommand) -> dict[str, TyperOption]:
     """Key of a configuration file -> option: the long flag with `_`."""
     keys = {}
@@ -499,6 +524,12 @@ def _checked(
         ) from None
 
 
+def config_files(ctx: typer.Context) -> list[Path]:
+    """The configuration files that options or boards of this command may be from."""
+    found = (ctx.params.get("config"), find_config(Path.cwd()))
+    return [path for path in found if path is not None]
+
+
 def build(defaults: T, values: Mapping[str, Any]) -> T:
     """The option dataclass `defaults` with the fields that `values` names."""
     names = {f.name for f in dataclasses.fields(defaults)}  # type: ignore[arg-type] # a dataclass
@@ -518,6 +549,37 @@ def build_part(
     file: Mapping[str, Any] = ctx.meta.get(_FROM_FILE, {}).get(group.table, {})
     typed = {field: values[field] for field in given}
     return build(defaults, {**file, **typed}), dict.fromkeys(file, "file") | given
+
+
+def inherit(
+    ctx: typer.Context, defaults: T, options: T, given: Mapping[str, str], config: Path
+) -> tuple[T, dict[str, str]]:
+    """The options of one verb and their origins, those that nobody gave taken from its run.
+
+    Flag > file > what the run was made with > default: a stage that is repeated without its
+    options would make another model of the same weights. Said where it is not the default.
+
+    Args:
+        defaults: tells the verb: EXPORT or CODEGEN.
+        given: the origins of `options` (`origins`).
+        config: config.toml of the run.
+
+    Raises:
+        ConfigError: a value in `config` that its option does not take.
+    """
+    (group,) = (g for g in _GROUPS if g.defaults is defaults)
+    wanted = [field for field in group.inherited if field not in given]
+    known = _options_of_verbs(ctx).get(group.table, {})
+    values, recorded, told = {}, {}, []
+    for field, (value, origin) in load_recorded(config, group.table, wanted).items():
+        key = WORD_OF.get(field, field)
+        values[field] = _checked(ctx, known[key], value, f"{group.table}.{key}", config)
+        recorded[field] = origin
+        if values[field] != getattr(defaults, field):
+            told.append(f"{key} {console.visible(str(values[field]))}")
+    if told:
+        console.info(f"{group.table}: {', '.join(told)} of this run")
+    return build(options, values), {**given, **recorded}
 
 
 def origins(ctx: typer.Context) -> dict[str, str]:

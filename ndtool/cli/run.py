@@ -48,8 +48,10 @@ def run(
     folder, trained = train_run(
         train_options, train_given, name=name, out=out, force=force, resume=resume
     )
-    exported = export_run(folder, replace(export_options, int8=True), export_given, force=force)
-    generated, board = codegen_run(folder, codegen_options, codegen_given, force=force)
+    exported = export_run(
+        folder, replace(export_options, int8=True), export_given, ctx=ctx, force=force
+    )
+    generated, board = codegen_run(folder, codegen_options, codegen_given, ctx=ctx, force=force)
     verified: dict[str, object] = {}
     failure: NdError | None = None
     if codegen_options.template != Template.ARRAY:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ndtool import console
-from ndtool.cli.params import Boards, verb
+from ndtool.cli.params import Boards, config_files, verb
 from ndtool.targets import KEYS, Target, load_targets, uncertain
 
 CsvFile = Annotated[
@@ -21,16 +21,18 @@ COLUMNS = ("name", *KEYS)
 
 
 @verb()
-def targets(boards: Boards = "", csv: CsvFile = None) -> None:
+def targets(ctx: typer.Context, boards: Boards = "", csv: CsvFile = None) -> None:
     """List the boards that --target takes; with -v where each one's figures are from.
 
     RAM is the largest contiguous block, which an arena cannot leave, and the total. Your own boards
     are [boards.NAME] in ndtool.toml or in the file of --boards.
     """
     from ndtool.export.codegen.boards import BOARDS, DEFAULT_BOARD
-    from ndtool.rundir import write_text_atomic
+    from ndtool.rundir import require_outputs, write_text_atomic
 
-    found = load_targets((Path(boards),) if boards else ())
+    files = (Path(boards),) if boards else ()
+    require_outputs({"--csv": csv}, inputs=[*files, *config_files(ctx)])
+    found = load_targets(files)
     if csv is not None:
         write_text_atomic(csv, _csv_text(found.values()))
     console.out(_table(found.values()))

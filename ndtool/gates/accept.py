@@ -1,9 +1,9 @@
 """From what was measured to a new baseline: default floors, kept bounds, what changed.
 
 Accepting never loosens a bound by itself (users.md, 5.5): bounds stay as they are, but for what
-`--set` says, and for floors the run is under if `--lower-floor` says so. New classes get a floor, a
-class that is gone loses it, and figures of another toolchain are replaced: none of these could be
-judged otherwise.
+`--set` says, and for floors the run is under if `--lower-floor` says so. A class that had no images
+gets a floor, a floor of no class goes, and figures of another toolchain are replaced: none of these
+could be judged otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ndtool.console import visible
 from ndtool.errors import ConfigError, GateError
 from ndtool.evaluate import Accuracy, recall_counts
 from ndtool.gates.baseline import (
+    MAX_SHARE,
     Accepted,
     Baseline,
     Bounds,
@@ -142,6 +143,9 @@ def accept(folder: Folder, evidence: Evidence, known: Known | None, request: Req
         correct=row.accuracy.correct,
         accuracy_percent=percent_text(row.accuracy, 3),
         float_correct=first.accuracy.correct if first.hop in (Hop.FLOAT, Hop.ONNX) else None,
+        arena_bytes=evidence.arena_bytes,
+        flash_bytes=evidence.flash.value,
+        instructions=evidence.instructions.value,
         recall_percent={label: percent_text(r, 1) for label, r in recalls(evidence).items()},
     )
     baseline = Baseline(
@@ -217,8 +221,9 @@ def recall_floor(present: Accuracy) -> Decimal:
 
 
 def _down(percent: Fraction) -> Decimal:
-    """Rounded down to a tenth, not below 0."""
-    return Decimal(max(0, percent * 10 // 1)).scaleb(-1)
+    """Rounded down to a tenth; 0 where no floor can be that low."""
+    tenths = percent * 10 // 1
+    return Decimal(tenths if tenths > 10 * MAX_SHARE else 0).scaleb(-1)
 
 
 def _kept_bounds(old: Baseline, evidence: Evidence) -> tuple[Bounds, Mapping[str, str]]:

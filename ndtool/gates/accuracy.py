@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from ndtool.console import counted
 from ndtool.evaluate import Accuracy, drop_points, recall_counts
 from ndtool.gates.baseline import U16, Bounds, Paired
 from ndtool.gates.evidence import I64, Evidence, Judged, Known, skip
@@ -33,8 +34,8 @@ def judge_determinism(evidence: Evidence, known: Known, apart: str) -> Judgement
     text = "the same model predicts what it predicted"
     if differing.size:
         text = (
-            f"the same model predicts another class for {differing.size} images, first for image"
-            f" {differing[0]} of the set: the engine, a library or the machine changed"
+            f"the same model predicts another class for {counted(differing.size, 'image')}, first"
+            f" for image {differing[0]} of the set: the engine, a library or the machine changed"
         )
     return Judgement(
         gate=gate,
@@ -88,8 +89,8 @@ def judge_drop(pair: Discordant | None, bounds: Bounds, known: Known, apart: str
         said += f" (given), the baseline says {known.baseline.bounds.policy.value}"
     smallest = pair.resolution_points
     text = (
-        f"{pair.lost} images lost, {pair.gained} gained of {pair.count}: drop {present}; {bound};"
-        f" {said}; this set can show drops of about {_two_digits(smallest)} points"
+        f"{counted(pair.lost, 'image')} lost, {pair.gained} gained of {pair.count}: drop {present};"
+        f" {bound}; {said}; this set can show drops of about {_two_digits(smallest)} points"
     )
     if bounds.policy is Policy.STRICT and Fraction(smallest) > Fraction(bounds.max_drop):
         text += ", so strict fails harmless retrains by chance: policy paired is recommended"

@@ -27,6 +27,7 @@ SCHEMA: Final = "ndtool.baseline/1"
 MAX_SAMPLES: Final = 2**24
 MAX_COUNT: Final = 2**48  # bytes or instructions
 MAX_PERCENT: Final = 1000  # of an increase
+MAX_SHARE: Final = 1  # percent: no floor but 0 is that low
 MIN_REASON: Final = 10  # characters
 # What `require` may name: every gate, and `hashes` for the first four
 REQUIRABLE: Final = ("hashes", *GATES)
@@ -65,7 +66,8 @@ class Result:
     """What it measured, of the int8 hop; for people and for the diff.
 
     `float_correct` is of the first hop, None where only int8 could be run. Percents are texts:
-    accuracy with three decimals, recalls by label with one.
+    accuracy with three decimals, recalls by label with one. Sizes and instructions are of the C,
+    None where they were not measured; `check` judges by the bounds, not by them.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
@@ -74,6 +76,9 @@ class Result:
     correct: int
     accuracy_percent: str
     float_correct: int | None = None
+    arena_bytes: int | None = None
+    flash_bytes: int | None = None
+    instructions: int | None = None
     recall_percent: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -201,6 +206,9 @@ def _bad_counts(result: Result, before: str) -> Iterator[tuple[str, str]]:
     yield from _bad_count(result.correct, f"{before}correct", result.samples)
     if result.float_correct is not None:
         yield from _bad_count(result.float_correct, f"{before}float_correct", result.samples)
+    for name in ("arena_bytes", "flash_bytes", "instructions"):
+        if (count := getattr(result, name)) is not None:
+            yield from _bad_count(count, f"{before}{name}", MAX_COUNT)
     texts = {"accuracy_percent": result.accuracy_percent}
     texts |= {f"recall_percent.{label}": text for label, text in result.recall_percent.items()}
     for name, text in texts.items():
@@ -209,15 +217,14 @@ def _bad_counts(result: Result, before: str) -> Iterator[tuple[str, str]]:
 
 
 def _bad_bounds(bounds: Bounds, before: str) -> Iterator[tuple[str, str]]:
-    percents = {
-        "min_accuracy_percent": bounds.min_accuracy_percent,
-        "max_drop": bounds.max_drop,
-        "max_float_int8_drop": bounds.max_float_int8_drop,
-    }
-    percents |= {f"min_recall_percent.{k}": v for k, v in bounds.min_recall_percent.items()}
-    for name, value in percents.items():
-        if value is not None:
-            yield from _bad_decimal(value, f"{before}{name}", 100)
+    floors = {f"min_recall_percent.{k}": v for k, v in bounds.min_recall_percent.items()}
+    if bounds.min_accuracy_percent is not None:
+        floors = {"min_accuracy_percent": bounds.min_accuracy_percent, **floors}
+    drops = {"max_drop": bounds.max_drop, "max_float_int8_drop": bounds.max_float_int8_drop}
+    for name, value in floors.items():
+        yield from _bad_floor(value, f"{before}{name}")
+    for name, value in drops.items():
+        yield from _bad_decimal(value, f"{before}{name}", 100)
     yield from _bad_count(bounds.c_mismatch, f"{before}c_mismatch", MAX_SAMPLES)
     for name in ("paired", "arena_bytes", "flash_bytes", "instructions"):
         yield from _out_of_range(getattr(bounds, name), f"{before}{name}")
@@ -251,6 +258,14 @@ def _bad_decimal(value: Decimal, key: str, highest: int) -> Iterator[tuple[str, 
     exponent = value.as_tuple().exponent
     if not 0 <= value <= highest or not isinstance(exponent, int) or exponent < -_DECIMALS:
         yield key, f"not in 0..{highest}, or more than {_DECIMALS} decimals"
+
+
+def _bad_floor(value: Decimal, key: str) -> Iterator[tuple[str, str]]:
+    """A share in the place of a percentage besides: a floor that no model would be under."""
+    problems = list(_bad_decimal(value, key, 100))
+    if not problems and 0 < value <= MAX_SHARE:
+        problems.append((key, f"percent: {(100 * value).normalize():f}, not {value:f}"))
+    yield from problems
 
 
 def reason_problem(text: str) -> str | None:

@@ -39,11 +39,13 @@ class Known:
 class Folder:
     """What the run folder says before any model is run; hashes are of what is there now.
 
-    `problems`: of `RunDir.problems`. `labels_problem`: how labels.txt differs from the contract,
+    `problems`: of `RunDir.problems`, and files of the C that no stage wrote; `mend`: the commands
+    that make them right. `labels_problem`: how labels.txt differs from the contract,
     empty when it does not. `eval_recorded`: the evaluation set that the predict stage measured.
     """
 
     problems: tuple[str, ...]
+    mend: str
     labels_problem: str
     labels_sha256: Sha256
     contract_sha256: Sha256

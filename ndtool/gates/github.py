@@ -26,16 +26,17 @@ _PROPERTY: Final = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A", ":": "%3
 def annotation_lines(
     verdict: Verdict, *, baseline_file: str | None, lines: Callable[[str], int | None]
 ) -> list[str]:
-    """A line for the runner for each failed gate, the worst first, and for each notice.
+    """A line for the runner for each failed gate, as in the table, and for each notice.
 
-    At most MAX_ANNOTATIONS of a kind; the last one says how many more there are.
+    At most MAX_ANNOTATIONS of a kind, of the gates the worst; the last one says how many more there
+    are.
 
     Args:
         baseline_file: of `inside_checkout`: where the failed bounds are shown; None for nowhere.
         lines: the line of a bound in that file, by `Judgement.key`.
     """
     errors = []
-    for judgement in _worst_first(verdict):
+    for judgement in _worst(verdict):
         place: dict[str, str] = {}
         if baseline_file is not None and judgement.key:
             line = lines(judgement.key)
@@ -69,15 +70,21 @@ def inside_checkout(path: Path, checkout: Path) -> str | None:
     return name if name == visible_line(name) else None
 
 
-def _worst_first(verdict: Verdict) -> list[Judgement]:
-    """The failed gates in the order of judging, most fundamental first; recalls lowest first."""
-    order = list(dict.fromkeys(j.gate for j in verdict.failed))
+def _worst(verdict: Verdict) -> list[Judgement]:
+    """The failed gates in the order of judging, but first those that GitHub shows.
 
-    def badness(judgement: Judgement) -> tuple[int, float]:
-        found = verdict.recall.get(judgement.subject)
-        return order.index(judgement.gate), 0.0 if found is None else found.fraction
+    Those are of the most fundamental gates, and the lowest recalls.
+    """
+    failed = verdict.failed
+    order = list(dict.fromkeys(j.gate for j in failed))
 
-    return sorted(verdict.failed, key=badness)
+    def badness(place: int) -> tuple[int, float]:
+        found = verdict.recall.get(failed[place].subject)
+        return order.index(failed[place].gate), 0.0 if found is None else found.fraction
+
+    places = sorted(range(len(failed)), key=badness)
+    shown, hidden = places[:MAX_ANNOTATIONS], places[MAX_ANNOTATIONS:]
+    return [failed[place] for place in (*sorted(shown), *hidden)]
 
 
 def _commands(kind: str, found: Sequence[tuple[Mapping[str, str], str]]) -> list[str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 from xml.etree import ElementTree
 
-from ndtool.console import MAX_SENTENCE, table, visible
+from ndtool.console import MAX_SENTENCE, error_line, table, visible
+from ndtool.errors import NdError, listed
 from ndtool.gates.verdict import HOP_HEAD, Judgement, Verdict
+
+CLASS_NAME: Final = "ndtool.check"
 
 
 def junit_text(verdict: Verdict, *, timestamp: str, versions: Mapping[str, str]) -> str:
@@ -26,34 +30,70 @@ def junit_text(verdict: Verdict, *, timestamp: str, versions: Mapping[str, str])
         "skipped": str(sum(j.passed is None for j in verdict.judgements)),
         "time": f"{verdict.seconds:.3f}",
     }
-    root = ElementTree.Element("testsuites", {"name": "ndtool"} | counts)
-    name = {"name": f"check:{_sentence(verdict.run)}"}
-    suite = ElementTree.SubElement(root, "testsuite", name | counts | {"timestamp": timestamp})
-    properties = ElementTree.SubElement(suite, "properties")
-    for key, value in _facts(verdict, versions).items():
-        found = {"name": visible(key), "value": _sentence(value)}
-        ElementTree.SubElement(properties, "property", found)
+    facts = _facts(verdict) | _versions(versions)
+    root, suite = _suite(verdict.run, counts, facts, timestamp=timestamp)
     for judgement in verdict.judgements:
         _add_case(suite, judgement)
-    ElementTree.SubElement(suite, "system-out").text = _log(verdict)
+    if log := _log(verdict):
+        ElementTree.SubElement(suite, "system-out").text = log
+    return _text(root)
+
+
+def refusal_junit(
+    refusal: NdError, *, run: str, timestamp: str, seconds: float, versions: Mapping[str, str]
+) -> str:
+    """The document of a check that came to no verdict: one test case, `check`, that is an error.
+
+    Args:
+        run: as the user named it.
+        timestamp, versions: as for `junit_text`.
+    """
+    counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
+    counts["time"] = f"{seconds:.3f}"
+    root, suite = _suite(run, counts, _versions(versions), timestamp=timestamp)
+    case = ElementTree.SubElement(suite, "testcase", {"classname": CLASS_NAME, "name": "check"})
+    about = {"type": refusal.code, "message": _sentence(str(refusal))}
+    lines = [_sentence(error_line(problem)) for problem in listed(refusal)]
+    ElementTree.SubElement(case, "error", about).text = "\n".join(lines)
+    return _text(root)
+
+
+def _suite(
+    run: str, counts: Mapping[str, str], facts: Mapping[str, str], *, timestamp: str
+) -> tuple[ElementTree.Element, ElementTree.Element]:
+    """The document's root, and in it the one suite with its properties."""
+    root = ElementTree.Element("testsuites", {"name": "ndtool", **counts})
+    about = {"name": f"check:{_sentence(run)}", **counts, "timestamp": timestamp}
+    suite = ElementTree.SubElement(root, "testsuite", about)
+    properties = ElementTree.SubElement(suite, "properties")
+    for key, value in facts.items():
+        found = {"name": visible(key), "value": _sentence(value)}
+        ElementTree.SubElement(properties, "property", found)
+    return root, suite
+
+
+def _text(root: ElementTree.Element) -> str:
     ElementTree.indent(root)
     body = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'
 
 
-def _facts(verdict: Verdict, versions: Mapping[str, str]) -> dict[str, str]:
+def _facts(verdict: Verdict) -> dict[str, str]:
     figures = {key: str(value) for key, value in verdict.figures.items() if value is not None}
     return {
         "against": verdict.against,
         "eval_sha256": verdict.eval_sha256,
         "eval_count": str(verdict.eval_count),
         **dict(sorted(figures.items())),
-        **{f"version.{name}": version for name, version in sorted(versions.items())},
     }
 
 
+def _versions(versions: Mapping[str, str]) -> dict[str, str]:
+    return {f"version.{name}": version for name, version in sorted(versions.items())}
+
+
 def _add_case(suite: ElementTree.Element, judgement: Judgement) -> None:
-    about = {"classname": "ndtool.check", "name": visible(judgement.name)}
+    about = {"classname": CLASS_NAME, "name": visible(judgement.name)}
     case = ElementTree.SubElement(suite, "testcase", about)
     message = {"message": _sentence(judgement.text)}
     if judgement.passed is None:
@@ -75,9 +115,9 @@ def _details(judgement: Judgement) -> str:
 
 
 def _log(verdict: Verdict) -> str:
-    """The hops and the notices."""
-    notices = [f"notice: {_sentence(notice)}" for notice in verdict.notices]
-    return "\n".join([table(HOP_HEAD, [row.cells for row in verdict.rows]), *notices])
+    """The hops, where any was run, and the notices."""
+    hops = [table(HOP_HEAD, [row.cells for row in verdict.rows])] if verdict.rows else []
+    return "\n".join([*hops, *(f"notice: {_sentence(notice)}" for notice in verdict.notices)])
 
 
 def _sentence(text: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ndtool.console import MAX_SENTENCE, MAX_VISIBLE, visible
+from ndtool.console import MAX_SENTENCE, MAX_VISIBLE, error_line, visible
+from ndtool.errors import NdError, listed
 from ndtool.gates.verdict import HOP_HEAD, WORDS, Verdict
 
 # One pass over the characters, so that no escape escapes another one
@@ -64,6 +65,17 @@ def markdown_text(verdict: Verdict, *, limit_bytes: int | None = None) -> str:
         _table(("notices",), [(_sentence(notice),) for notice in verdict.notices]),
     ]
     return _page([part for part in parts if part.head], limit_bytes)
+
+
+def refusal_markdown(refusal: NdError, *, run: str) -> str:
+    """The page of a check that came to no verdict: why. At most some hundred thousand bytes.
+
+    Args:
+        run: as the user named it.
+    """
+    lines = [_sentence(error_line(problem)) for problem in listed(refusal)]
+    head = ("## ndtool check: ERROR", f"Run {_sentence(run)}: no verdict")
+    return "\n\n".join([*head, *lines]) + "\n"
 
 
 def _sentence(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from ndtool.console import counted
 from ndtool.errors import MAX_LISTED
 from ndtool.gates.accuracy import (
     gain_of_accuracy,
@@ -47,7 +48,7 @@ def judge_folder(folder: Folder, known: Known | None) -> Judged:
     `contract` needs a baseline. Without one the evaluation set is held against the one that the
     run itself measured.
     """
-    judgements = [_judge_integrity(folder.problems), _judge_labels(folder, known)]
+    judgements = [_judge_integrity(folder.problems, folder.mend), _judge_labels(folder, known)]
     if known is not None:
         judgements.append(_judge_contract(folder, known))
     judgements.append(_judge_evaluation_set(folder, known))
@@ -136,15 +137,17 @@ def require_judged(judgements: Sequence[Judgement], require: Sequence[str]) -> l
 # -- the folder ------------------------------------------------------------------------------------
 
 
-def _judge_integrity(problems: Sequence[str]) -> Judgement:
+def _judge_integrity(problems: Sequence[str], mend: str) -> Judgement:
     listed = list(problems[:MAX_LISTED])
     if len(problems) > MAX_LISTED:
         listed.append(f"and {len(problems) - MAX_LISTED} more")
+    if problems:
+        listed.append(f"to make it right: {mend}")
     return Judgement(
         gate="integrity",
         passed=not problems,
         text="; ".join(listed) or "every file is what its stage wrote",
-        present=f"{len(problems)} problems",
+        present=counted(len(problems), "problem"),
         bound="none",
     )
 

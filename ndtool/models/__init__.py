@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ndtool.arch import ArchSpec, check_spec
+from ndtool.console import visible
 from ndtool.errors import ConfigError
-from ndtool.models import ds_cnn, mbv2, mbv3
+from ndtool.models import ds_cnn, mbv2, mbv3, proxyless, resnet8
+from ndtool.models.mcunet import Mcunet
+from ndtool.models.own import is_own_model, load_own_spec
 
 
 class Family(Protocol):
@@ -35,8 +38,9 @@ class Model:
     build: Family
     summary: str
     resolution: int  # the papers' or, for ours, the usual one
+    classes: int  # of the papers' tables
     strides: tuple[int, ...]  # stem, then the stages
-    small_strides: tuple[int, ...]  # the same for inputs of 32x32 and less (training-methods, 7)
+    small_strides: tuple[int, ...]  # the same for small images (training-methods, 7)
 
 
 _ALL: Final = (
@@ -45,6 +49,7 @@ _ALL: Final = (
         build=ds_cnn.spec,
         summary="depthwise-separable CNN without residuals",
         resolution=32,
+        classes=10,
         strides=(2, 1, 2, 1, 1),
         small_strides=(2, 1, 2, 1, 1),
     ),
@@ -53,6 +58,7 @@ _ALL: Final = (
         build=mbv2.mbv2,
         summary="MobileNetV2",
         resolution=160,
+        classes=1000,
         strides=(2, 1, 2, 2, 2, 1, 2),
         small_strides=(1, 1, 1, 2, 2, 1, 2),
     ),
@@ -61,6 +67,7 @@ _ALL: Final = (
         build=mbv2.mbv2_tiny,
         summary="MobileNetV2 .35 with a 448-channel head (width 1 is the paper's)",
         resolution=144,
+        classes=1000,
         strides=(2, 1, 2, 2, 2, 1, 2),
         small_strides=(1, 1, 1, 2, 2, 1, 2),
     ),
@@ -69,12 +76,77 @@ _ALL: Final = (
         build=mbv3.spec,
         summary="MobileNetV3 large: hard-swish, squeeze-excite",
         resolution=160,
+        classes=1000,
         strides=(2, 1, 2, 2, 2, 1, 2),
         small_strides=(1, 1, 1, 2, 2, 1, 2),
     ),
+    Model(
+        name="proxyless",
+        build=proxyless.spec,
+        summary="ProxylessNAS mobile",
+        resolution=160,
+        classes=1000,
+        strides=(2, 1, 2, 2, 2, 1, 2),
+        small_strides=(1, 1, 1, 2, 2, 1, 2),
+    ),
+    Model(
+        name="mcunet-256kb",
+        build=Mcunet("mcunet-256kb"),
+        summary="MCUNet for 256 kB of RAM",
+        resolution=160,
+        classes=1000,
+        strides=(2, 1, 2, 2, 2, 1, 2),
+        small_strides=(1, 1, 1, 2, 2, 1, 2),
+    ),
+    Model(
+        name="mcunet-320kb",
+        build=Mcunet("mcunet-320kb"),
+        summary="MCUNet for 320 kB of RAM; the NetDistiller paper's MCUNet",
+        resolution=176,
+        classes=1000,
+        strides=(2, 1, 2, 2, 2, 1, 2),
+        small_strides=(1, 1, 1, 2, 2, 1, 2),
+    ),
+    Model(
+        name="mcunet-512kb",
+        build=Mcunet("mcunet-512kb"),
+        summary="MCUNet for 512 kB of RAM",
+        resolution=160,
+        classes=1000,
+        strides=(2, 1, 2, 2, 2, 1, 2),
+        small_strides=(1, 1, 1, 2, 2, 1, 2),
+    ),
+    Model(
+        name="mcunet-5fps",
+        build=Mcunet("mcunet-5fps"),
+        summary="MCUNet for 5 images a second",
+        resolution=96,
+        classes=1000,
+        strides=(2, 1, 2, 2, 2, 1, 2),
+        small_strides=(1, 1, 1, 2, 2, 1, 2),
+    ),
+    Model(
+        name="mcunet-10fps",
+        build=Mcunet("mcunet-10fps"),
+        summary="MCUNet for 10 images a second",
+        resolution=48,
+        classes=1000,
+        strides=(2, 1, 2, 2, 2, 1, 2),
+        small_strides=(1, 1, 1, 2, 2, 1, 2),
+    ),
+    Model(
+        name="resnet8",
+        build=resnet8.spec,
+        summary="MLPerf Tiny's image classifier",
+        resolution=32,
+        classes=10,
+        strides=(1, 1, 2, 2),
+        small_strides=(1, 1, 2, 2),
+    ),
 )
 MODELS: Final[Mapping[str, Model]] = {model.name: model for model in _ALL}
-SMALL_PX: Final = 48  # up to this side the small strides are the default
+# Up to this side the small strides are the default, but never for a model's own resolution.
+SMALL_PX: Final = 48
 
 
 def make_spec(
@@ -87,7 +159,9 @@ def make_spec(
     stem_stride: int | None = None,
     strides: tuple[int, ...] | None = None,
 ) -> ArchSpec:
-    """The ArchSpec of model `name`.
+    """The ArchSpec of model `name`: one of ours, or the user's own as MODULE:FUNCTION.
+
+    The user's own is imported and run, see `load_own_spec` for where `name` may come from.
 
     Args:
         width: factor on every width, rounded by the family's rule.
@@ -96,15 +170,16 @@ def make_spec(
 
     Raises:
         ConfigError: no such model, a width out of (0, 8], wrong strides, a final map below 1x1.
+        InputError: the user's own network cannot be built.
     """
     model = MODELS.get(name)
-    if model is None:
+    if model is None and not is_own_model(name):
         near = difflib.get_close_matches(name, MODELS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(
-            f"no model named {name!r}",
+            f"no model named '{visible(name)}'",
             where="--model",
-            remedy=f"{hint}see ndtool models",
+            remedy=f"{hint}see ndtool models; your own is MODULE:FUNCTION",
             code="model.unknown",
         )
     if not (math.isfinite(width) and 0 < width <= 8):
@@ -114,7 +189,19 @@ def make_spec(
             remedy="use a factor above 0, at most 8, such as 0.35",
             code="model.width",
         )
-    own = model.small_strides if size_px <= SMALL_PX else model.strides
+    if model is None:
+        if stem_stride is not None or strides is not None:
+            raise ConfigError(
+                "the strides of your own model are its own",
+                where="--stem-stride, --strides",
+                remedy="leave them out",
+                code="model.strides",
+            )
+        return load_own_spec(
+            name, width=width, size_px=size_px, in_channels=in_channels, classes=classes
+        )
+    small = size_px <= SMALL_PX and size_px < model.resolution
+    own = model.small_strides if small else model.strides
     stages = own[1:] if strides is None else strides
     every = (own[0] if stem_stride is None else stem_stride, *stages)
     if len(every) != len(own) or any(s not in (1, 2) for s in every):

@@ -120,6 +120,26 @@ def test_a_tflite_is_exact(folder: Path, capsys: Capture) -> None:
     assert "exact" in ndtool_here("analyze", "net.bin", capsys=capsys).out.splitlines()[1]
 
 
+def test_csv_overwrites_no_input(folder: Path, capsys: Capture) -> None:
+    (folder / "net.tflite").write_bytes(tiny_model())
+    (folder / "my.toml").write_text("[analyze]\n")
+    (folder / "link").symlink_to("net.tflite")
+    make_run(folder / "runs/r", small_spec())
+    for what, name, more in (
+        ("net.tflite", "net.tflite", ()),
+        ("net.tflite", "link", ()),
+        ("link", "net.tflite", ()),
+        ("ds-cnn", "my.toml", ("-c", "my.toml")),
+        ("r", "runs/r/layers.csv", ()),
+        ("runs/r", "runs/r/contract.json", ()),
+        ("ds-cnn", "/proc/x.csv", ()),
+    ):
+        line = refused("analyze", what, "--csv", name, *more, capsys=capsys)
+        assert "[option.output-file]" in line and f"(--csv {name})" in line
+    assert (folder / "net.tflite").read_bytes() == tiny_model()
+    assert [path.name for path in (folder / "runs/r").iterdir()] == [CONTRACT]
+
+
 def test_dead_channels_of_a_file_are_told(folder: Path, capsys: Capture) -> None:
     (folder / "net.tflite").write_bytes(shared_model("vww_96"))
     found = analyzed("net.tflite", capsys=capsys)

@@ -142,7 +142,11 @@ def test_a_worse_model_needs_lower_floor(run: RunDir, command: Command) -> None:
 def test_what_check_will_not_let_pass_is_said(command: Command) -> None:
     done = command("accept", "--set", "arena_bytes.max=10", "--set", "min_recall_percent.flat=100")
     assert done.code == 0
-    assert "check will fail: arena:" in done.err and "[baseline.out-of-bounds]" in done.err
+    assert "check will fail: arena:" in done.err
+    assert (
+        "; --set KEY=VALUE gives another bound" in done.err
+        and "[baseline.out-of-bounds]" in done.err
+    )
     assert written()["bounds"]["min_recall_percent"]["flat"] == 100
 
 
@@ -193,6 +197,26 @@ def test_other_images_than_the_run_measured_are_refused(command: Command) -> Non
     assert done.code == 3 and "evaluation_set" in done.err
 
 
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("labels", "other classes"), ("contract", "another input contract")],
+)
+def test_the_baseline_of_another_project_is_not_replaced(
+    key: str, words: str, command: Command
+) -> None:
+    lines = FILE.read_text().splitlines(keepends=True)
+    other = f'{key} = "{"0" * 64}"\n'
+    FILE.write_text("".join(other if x.startswith(f"{key} = ") else x for x in lines))
+    before = both_files()
+    done = command("accept", "--lower-floor")
+    assert (done.code, both_files()) == (3, before), (done.out, done.err)
+    assert f"the run has {words}" in done.err and "[gate.not-acceptable]" in done.err
+    assert "--baseline OTHER.toml" in done.err and "baselines/main.pred" in done.err
+    FILE.unlink()
+    FILE.with_suffix(".pred").unlink()
+    assert command("accept", "--set", "max_float_int8_drop=20").code == 0
+
+
 def test_another_evaluation_set_is_accepted_and_not_compared(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,7 +229,7 @@ def test_another_evaluation_set_is_accepted_and_not_compared(
     assert ndtool_here("verify", "tiny", capsys=capsys).code == 0
     done = command("accept", "--lower-floor")
     assert done.code == 0, done.err
-    assert "not compared: other images" in done.out
+    assert "not compared: another evaluation set than the old baseline's" in done.out
     assert written()["result"]["samples"] == 59
 
 

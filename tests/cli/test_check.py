@@ -7,6 +7,7 @@ agree with it again, so that integrity passes, and what the artifact does must b
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -322,10 +323,12 @@ def test_c_of_another_model_or_contract_beside_the_right_one_fails(
 
 
 def test_a_makefile_of_somebody_else_takes_no_part(run: RunDir, check: Check) -> None:
-    (run / "codegen/posix/GNUmakefile").write_text("$(error not this one)\n")
     (run / "codegen/posix/build").mkdir()
     (run / "codegen/posix/build/nd_model_host").write_text("#!/bin/sh\nexit 1\n")
     assert check().code == 0
+    (run / "codegen/posix/GNUmakefile").write_text("$(error not this one)\n")
+    done = check("--keep-going")
+    assert failing(done) == {"integrity"} and gates(done)["c"]["passed"] is True
 
 
 @pytest.mark.parametrize("name", [INT8, "codegen/posix/nd_model_data.c", "labels.txt"])
@@ -335,14 +338,63 @@ def test_a_file_that_the_manifest_leaves_out_fails_integrity(
     manifest = json.loads((run / "manifest.json").read_text())
     del manifest["files"][name]
     (run / "manifest.json").write_text(json_text(manifest))
-    assert gates(check())["integrity"]["text"] == f"{name} was written by no stage"
+    text = gates(check())["integrity"]["text"]
+    if name.startswith("codegen"):
+        assert text == (
+            "codegen/posix: 1 file that no stage wrote; to make it right: delete"
+            " runs/tiny/codegen/posix, then ndtool codegen runs/tiny --force"
+        )
+    else:
+        assert text.startswith(f"{name} was written by no stage; to make it right: ")
+
+
+def test_what_integrity_says_to_do_makes_it_right(
+    run: RunDir, check: Check, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    for name in [name for name in manifest["files"] if name.startswith(("codegen/", INT8))]:
+        del manifest["files"][name]
+    (run / "manifest.json").write_text(json_text(manifest))
+    (run / "codegen/posix/extra.c").write_text("int extra;\n")
+    (run / "metrics.json").unlink()
+    found = gates(check())["integrity"]
+    listed, _, said = found["text"].partition("; to make it right: ")
+    names = [problem.partition(":")[0] for problem in listed.split("; ")]
+    assert names == [f"{INT8} was written by no stage", "metrics.json is missing", "codegen/posix"]
+    steps = said.split(", then ")
+    assert steps == [
+        "ndtool export runs/tiny --int8 --force",
+        "delete runs/tiny/codegen/posix",
+        "ndtool codegen runs/tiny --force",
+    ]
+    for step in steps:
+        program, *words = shlex.split(step)
+        if program == "delete":
+            shutil.rmtree(words[0])
+        else:
+            calib = ("--calib", "50") if words[0] == "export" else ()
+            assert ndtool_here(*words, *calib, capsys=capsys).code == 0
+    assert gates(check())["integrity"]["passed"] is True
+
+
+def test_labels_that_are_a_link_are_refused_unread(run: RunDir, check: Check) -> None:
+    secret = Path("secret").absolute()
+    secret.write_text("of somebody else\n")
+    (run / "labels.txt").unlink()
+    (run / "labels.txt").symlink_to(secret)
+    found = gates(check())
+    assert found["labels"]["text"].startswith("labels.txt is a link, not a file of this folder")
+    assert "labels.txt is a link; to make it right: put back" in found["integrity"]["text"]
+    assert "somebody" not in json.dumps(found)
 
 
 def test_edited_metrics_fail_integrity_and_edited_figures_are_named(
     run: RunDir, check: Check
 ) -> None:
     better_metrics(run)
-    assert "metrics.json is not what" in gates(check())["integrity"]["text"]
+    text = gates(check())["integrity"]["text"]
+    assert "metrics.json is not what the stages measured: accuracy_int8; to make" in text
+    assert text.endswith("ndtool export runs/tiny --int8")
     better_metrics_of_the_stage(run)
     done = check()
     assert failing(done) == {"metrics"}
@@ -522,7 +574,7 @@ def test_a_baseline_without_a_name_is_no_missing_option(
 ) -> None:
     """`--baseline "$FILE"` where the variable is empty."""
     done = ndtool_here("check", "tiny", "--baseline", "", capsys=capsys)
-    assert done.code == 2 and "--baseline" in done.err and "no file is named" in done.err
+    assert done.code == 2 and "--baseline" in done.err and "nothing is named" in done.err
 
 
 def test_a_run_without_int8_fails_whatever_the_baseline_requires(run: RunDir, check: Check) -> None:
@@ -606,6 +658,39 @@ def test_every_output_is_written_also_when_a_gate_fails(
     assert summary.read_text().startswith("before\n") and "FAIL" in summary.read_text()
     as_json = ndtool_here(*given, "--json", capsys=capsys)
     assert as_json.document["verdict"] == "fail" and "::error" in as_json.err
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_an_output_overwrites_nothing_that_is_read(run: RunDir, check: Check) -> None:
+    Path("ndtool.toml").write_text("[check]\n")
+    Path("link").symlink_to("baselines/main.pred")
+    before = files_of(Path())
+    inside = ("runs/tiny/labels.txt", "runs/tiny/new/j.xml", "baselines/../runs/tiny/j.xml")
+    read = ("baselines/main.toml", "baselines/main.pred", "link", "ndtool.toml", "tiny.npz")
+    for name in (*read, *inside):
+        for option in ("--junit", "--markdown"):
+            done = check(option, name)
+            assert (done.code, done.document["code"]) == (2, "option.output-file"), name
+            assert done.document["where"] == f"{option} {name}"
+    done = check("--junit", "same", "--markdown", Path.cwd() / "same")
+    assert (done.code, done.document["code"]) == (2, "option.output-file")
+    assert files_of(Path()) == before
+    (run / "contract.json").unlink()  # a damaged folder is a run folder, too
+    assert check("--junit", "runs/tiny/labels.txt").document["code"] == "option.output-file"
+
+
+def test_a_missing_baseline_is_written_as_an_error(run: RunDir, check: Check) -> None:
+    assert check("--junit", "j.xml", "--markdown", "v.md").code == 0
+    Path("baselines/main.toml").unlink()
+    done = check("--junit", "j.xml", "--markdown", "v.md")
+    assert done.code == 3 and done.document["code"] == "gate.baseline-missing"
+    error = ElementTree.parse("j.xml").getroot().find(".//testcase[@name='check']/error")
+    assert error is not None and error.get("type") == "gate.baseline-missing"
+    page = Path("v.md").read_text()
+    assert page.startswith("## ndtool check: ERROR") and "PASS" not in page
 
 
 def test_an_output_that_cannot_be_written_is_told_before_anything_runs(

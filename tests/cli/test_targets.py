@@ -74,6 +74,23 @@ def test_csv(folder: Path, capsys: Capture) -> None:
     assert done.code == 2 and done.out == "" and len(done.err.splitlines()) == 1
 
 
+def test_csv_overwrites_no_input(folder: Path, capsys: Capture) -> None:
+    (folder / "ndtool.toml").write_text(MINE)
+    (folder / "link").symlink_to("my.toml")
+    before = (folder / "my.toml").read_bytes()
+    for name in ("my.toml", "link", "ndtool.toml", "/proc/x.csv"):
+        given = ("targets", "--boards", "my.toml", "--csv", name)
+        done = ndtool_here(*given, capsys=capsys)
+        assert done.code == 2 and done.out == "", done
+        assert "[option.output-file]" in done.err and f"(--csv {name})" in done.err
+    assert (
+        "[option.output-file]"
+        in ndtool_here("targets", "-c", "my.toml", "--csv", folder / "my.toml", capsys=capsys).err
+    )
+    assert (folder / "my.toml").read_bytes() == before
+    assert (folder / "ndtool.toml").read_text() == MINE and (folder / "link").is_symlink()
+
+
 def test_foreign_text_is_harmless(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     out = ndtool_here("targets", "-v", "--boards", "my.toml", capsys=capsys).out

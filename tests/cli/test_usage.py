@@ -117,6 +117,35 @@ def test_usage_errors(capsys: Capture, args: tuple[str, ...], words: tuple[str, 
     assert line.endswith("[usage]")
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        *((verb, "--target", "") for verb in ("train", "run")),
+        *((verb, "x", "--target", "") for verb in ("codegen", "analyze")),
+        *((verb, "--boards", "") for verb in ("train", "run", "targets")),
+        *((verb, "x", "--boards=") for verb in ("codegen", "analyze")),
+        *((verb, "--data", "") for verb in ("train", "run")),
+        *((verb, "x", "--data=") for verb in ("export", "codegen", "check")),
+        ("analyze", "x", "--fit", ""),
+        ("train", "--fit", ""),
+        ("check", "x", "--baseline", ""),
+    ],
+)
+def test_an_option_with_nothing_in_it_is_no_missing_option(
+    capsys: Capture, args: tuple[str, ...]
+) -> None:
+    """`--target "$BOARD"` where the variable is empty."""
+    line = refused(capsys, *args)
+    option = next(word.rstrip("=") for word in args if word.startswith("--"))
+    assert f"Invalid value for '{option}'" in line and line.endswith("[usage]")
+
+
+def test_files_may_leave_them_empty(chain: Callable[..., dict[str, Any]]) -> None:
+    """As config.toml of a run does."""
+    Path("c.toml").write_text('[train]\ntarget = ""\nboards = ""\n[codegen]\ntarget = ""\n')
+    assert chain("-c", "c.toml")["train"].target == ""
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_no_float_option_takes_what_is_not_finite(capsys: Capture, value: str) -> None:
     root = typer.main.get_command(app)

@@ -277,6 +277,18 @@ def test_too_large_is_said_with_its_layer(done: RunDir) -> None:
     assert line.endswith("; ndtool analyze runs/x --target small --boards b.toml [fit.target]")
 
 
+def test_what_does_not_fit_is_not_to_be_accepted(run: RunDir) -> None:
+    """At every stage, next is to see what is too large; neither verify nor a baseline."""
+    Path("b.toml").write_text(SMALL.replace("20480", "16500"))
+    target = named_target(replace(CODEGEN, target="small", boards="b.toml"))
+    for step in (record_int8, record_codegen, record_verify):
+        step(run)
+        for baseline in ("", "b/main.toml"):
+            told = summarize(run, target=target, baseline=baseline).next
+            assert told == "ndtool analyze runs/x --target small --boards b.toml"
+            assert "analyze" not in summarize(run, baseline=baseline).next
+
+
 def test_the_verdict_is_kept_with_what_it_rests_on(done: RunDir) -> None:
     Path("b.toml").write_text(SMALL)
     target = named_target(replace(CODEGEN, target="small", boards="b.toml"))
@@ -315,6 +327,43 @@ def test_the_board_is_that_of_codegen_else_that_of_the_training(
         name()
     assert recorded_target(done) is None
     assert "[summary.target]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "boards", "words"),
+    [
+        ("train", "", "the run was trained for board small, which is not known here: it is in no"),
+        ("train", "", "write [boards.small] in ndtool.toml, or ndtool codegen RUN --target small"),
+        ("train", "b.toml", "no file b.toml (runs/x/config.toml: train.target); write"),
+        ("train", "b.toml", "[boards.small] in b.toml, or"),
+        ("codegen", "", "the run was made into C for board small"),
+    ],
+)
+def test_a_board_that_is_not_known_here_is_the_runs(
+    done: RunDir, capsys: pytest.CaptureFixture[str], verb: str, boards: str, words: str
+) -> None:
+    write_config(done, verb, {"target": "small", "boards": boards}, {})
+    if verb == "train":
+        with pytest.raises(ConfigError) as caught:
+            wanted_target(done, CODEGEN)
+        assert caught.value.code == "target.not-here" and words in str(caught.value)
+        assert wanted_target(done, replace(CODEGEN, target="pico")) is not None
+    assert recorded_target(done) is None
+    assert words in " ".join(capsys.readouterr().err.split())
+    Path(boards or "ndtool.toml").write_text(SMALL)
+    found = recorded_target(done)
+    assert found is not None and found.name == "small"
+
+
+def test_a_wrong_list_of_boards_is_no_fault_of_the_run(done: RunDir) -> None:
+    write_config(done, "train", {"target": "small", "boards": ""}, {})
+    Path("ndtool.toml").write_text(SMALL.replace("8192", "0"))
+    with pytest.raises(ConfigError) as caught:
+        wanted_target(done, CODEGEN)
+    assert caught.value.code == "target.board"
+    write_config(done, "train", {"target": "", "boards": "gone.toml"}, {})
+    Path("ndtool.toml").unlink()
+    assert wanted_target(done, CODEGEN) is None
 
 
 def test_a_target_needs_an_engine() -> None:

@@ -71,6 +71,7 @@ def make_folder(module: ModuleType = RULES, **changed: Any) -> Any:
     """A folder in order, of the evaluation set of `make_known`."""
     values = {
         "problems": (),
+        "mend": "ndtool export runs/x --int8",
         "labels_problem": "",
         "labels_sha256": LABELS,
         "contract_sha256": CONTRACT,

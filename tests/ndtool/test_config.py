@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ndtool.config import (
     find_config,
     load_config,
+    load_recorded,
     load_run_table,
     parse_toml,
     replace_table,
@@ -52,7 +53,7 @@ def test_boards_pass_for_every_verb_and_are_no_options(tmp_path: Path) -> None:
         ("[train]\nepochs = {a = 1}", ("not a plain value",)),
         ("[train]\nepochs = [[1]]", ("not a plain value",)),
         ("[train]\nepochs = 0x" + "f" * 9000, ("not a plain value",)),
-        (b"\xff\xfe", ("not a TOML file",)),
+        (b"\xff\xfe", ("not UTF-8 text", "save it as UTF-8")),
         ("[train]\nepochs = " + "9" * 5000, ("not a TOML file",)),
         ("[train]\nepochs = " + "[" * 5000, ("not a TOML file",)),
     ],
@@ -174,3 +175,30 @@ def test_files_have_the_words_users_type_and_give_the_fields_back(tmp_path: Path
 def test_a_run_table_that_cannot_be_read_is_empty(tmp_path: Path, text: str | bytes) -> None:
     assert load_run_table(write(tmp_path, text), "train") == {}
     assert load_run_table(tmp_path / "none.toml", "train") == {}
+
+
+def test_recorded_rows_have_their_origins(tmp_path: Path) -> None:
+    text = """[export]
+calib = 30  # flag
+seed = 2
+fc = "a  # flag"
+[train]
+seed = 3  # flag
+"""
+    assert load_recorded(write(tmp_path, text), "export", ["calib", "seed", "fc", "workers"]) == {
+        "calib": (30, "flag"),
+        "seed": (2, "file"),
+        "fc": ("a  # flag", "file"),
+    }
+    assert load_recorded(tmp_path / "none.toml", "export", ["calib"]) == {}
+    drop = table_text("check", {"max_drop_points": (1.5, "default")})
+    rows = load_recorded(write(tmp_path, drop), "check", ["max_drop_points"])
+    assert rows == {"max_drop_points": (1.5, "default")}
+
+
+@pytest.mark.parametrize("value", ["1979-05-27", "[[1]]", "{ a = 1 }", "9" * 40])
+def test_recorded_rows_are_plain(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, f"[export]\ncalib = {value}\n")
+    assert load_recorded(path, "export", ["seed"]) == {}
+    with pytest.raises(ConfigError, match=r"export\.calib"):
+        load_recorded(path, "export", ["calib"])

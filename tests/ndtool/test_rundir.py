@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from ndtool import console
 from ndtool.errors import ConfigError, InputError
 from ndtool.rundir import (
+    LABELS,
     LOCK,
     MANIFEST,
     METRICS,
@@ -23,8 +25,11 @@ from ndtool.rundir import (
     StageOutput,
     find_run,
     read_bounded,
+    require_outputs,
     require_writable,
+    run_folder,
     run_stage,
+    sha256_file,
     slug,
     write_atomic,
 )
@@ -248,11 +253,50 @@ def test_problems_name_what_does_not_hold_together(run: RunDir) -> None:
     assert run.problems() == ["b.txt is missing"]
     stage(run)
     run.write_text(METRICS, "{}")
-    assert run.problems() == [f"{METRICS} is not what the stages measured"]
+    (problem,) = run.problems()
+    assert problem.startswith(f"{METRICS} is not what the stages measured: ")
+    (run / METRICS).unlink()
+    assert run.problems() == [f"{METRICS} is missing"]
     assert stage(run) == (False, 0)  # up to date, and metrics.json is made again
     assert run.problems() == []
     run.write_text("a.txt", "two")
     assert run.problems() == ["copy is older than what it reads"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"accuracy": 0.5}, "accuracy"),
+        ({"a\nb": 1, "more": True}, "a\\x0ab, more"),
+        ({f"key{k}": k for k in range(7)}, "key0, key1, key2, key3, key4, 2 more"),
+        ({}, "only its layout"),
+    ],
+)
+def test_figures_that_differ_are_named(change: dict[str, object], words: str, run: RunDir) -> None:
+    run.write_text("a.txt", "one")
+    stage(run)
+    figures = json.loads((run / METRICS).read_text()) | change
+    run.write_text(METRICS, json.dumps(figures))
+    assert run.problems() == [f"{METRICS} is not what the stages measured: {words}"]
+
+
+@pytest.mark.parametrize("text", ["[]", "nul", "[" * 100_000, "1" * 5000, "\udcff"])
+def test_metrics_that_are_no_figures(text: str, run: RunDir) -> None:
+    run.write_text("a.txt", "one")
+    stage(run)
+    (run / METRICS).write_text(text, "utf-8", "surrogateescape")
+    (problem,) = run.problems()
+    assert problem == f"{METRICS} is not what the stages measured: no table of figures"
+
+
+def test_labels_that_are_a_link_are_not_read(run: RunDir, tmp_path: Path) -> None:
+    run.write_text("a.txt", "one")
+    stage(run)
+    (tmp_path / "elsewhere").write_text("rows\n")
+    (run / LABELS).symlink_to(tmp_path / "elsewhere")
+    rows = {LABELS: {"sha256": sha256_file(run / LABELS), "bytes": 5, "stage": "copy"}}
+    edit_manifest(run, lambda manifest: manifest["files"].update(rows))
+    assert run.problems() == [f"{LABELS} is a link"]
 
 
 def edit_manifest(run: RunDir, change: Callable[[dict[str, Any]], object]) -> None:
@@ -326,6 +370,72 @@ def test_an_output_file_is_tried_before_the_work(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot write") as caught:
             require_writable(bad, "--junit")
         assert caught.value.where.startswith("--junit ")
+
+
+def refused_output(**given: object) -> str:
+    """What is wrong with these outputs; nothing was made for them."""
+    outputs = {f"--{k}": v for k, v in given.items() if k in ("junit", "markdown", "csv")}
+    with pytest.raises(ConfigError) as caught:
+        require_outputs(outputs, inputs=given.get("inputs", ()), run=given.get("run"))
+    assert caught.value.code == "option.output-file"
+    return f"{caught.value.where}: {caught.value.what}"
+
+
+def test_an_output_is_no_input_also_by_a_link(tmp_path: Path) -> None:
+    read = tmp_path / "b.toml"
+    read.write_text("kept")
+    (tmp_path / "link").symlink_to(read)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    (tmp_path / "hard").hardlink_to(read)
+    inputs = [Path("a\0b"), read, tmp_path / "missing.pred"]
+    for name in ("b.toml", "link", "folder/b.toml", "x/../b.toml", "hard", "missing.pred"):
+        said = refused_output(junit=tmp_path / name, inputs=inputs)
+        assert said.startswith("--junit ") and "the command reads this file" in said
+    said = refused_output(junit=tmp_path / "b.toml", inputs=[tmp_path / "link"])
+    assert "the command reads this file" in said
+    assert read.read_text() == "kept" and not (tmp_path / "x").exists()
+    require_outputs({"--junit": tmp_path / "j.xml", "--markdown": None}, inputs=inputs)
+
+
+def test_an_output_is_not_inside_the_run_folder(run: RunDir, tmp_path: Path) -> None:
+    run.write_text("contract.json", "{}")
+    (tmp_path / "link").symlink_to(run.path)
+    (run.path / "out").symlink_to(tmp_path)  # of a link itself and of what it leads to
+    for place in (run.path / "new/j.xml", tmp_path / "link/j.xml", run.path / "out", run.path):
+        said = refused_output(markdown=place, run=run.path)
+        assert "inside the run folder" in said
+    assert "inside" in refused_output(markdown=run.path / "j", run=tmp_path / "link")
+    assert not (run.path / "new").exists()
+    require_outputs({"--junit": run.path / "out/j.xml"}, inputs=[], run=run.path)  # leads out
+
+
+def test_a_run_folder_without_its_contract_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    RunDir(Path("runs/x")).write_text("manifest.json", "{}")
+    assert run_folder("x") == run_folder("runs/x") == Path("runs/x")
+    assert run_folder("runs") is None and run_folder("n" * 300) is None
+
+
+def test_two_outputs_are_two_files(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    said = refused_output(junit=tmp_path / "one", markdown=tmp_path / "link")
+    assert said.startswith("--markdown ") and said.endswith("--junit names the same file")
+    console.configure(quiet=False, verbose=False, as_json=False, log_file=tmp_path / "log")
+    said = refused_output(csv=tmp_path / "log")
+    console.configure(quiet=False, verbose=False, as_json=False)
+    assert said.endswith("--log-file names the same file")
+    assert not (tmp_path / "one").exists()
+
+
+def test_an_output_of_no_file_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")  # in a circle
+    for bad in (Path("/proc/x.csv"), tmp_path, tmp_path / "a\0b", tmp_path / "a" / "x"):
+        said = refused_output(csv=bad, inputs=[tmp_path / "c"], run=tmp_path / "run")
+        assert said.startswith(console.visible(f"--csv {bad}")) and "cannot write" in said
+        assert ".tmp" not in said
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +18,10 @@ from ndtool.contract import unit_normalize
 from ndtool.export.codegen.engine_project import emit_engine
 from ndtool.export.codegen.model import marker_name
 from ndtool.export.codegen.project import write_project
+from ndtool.gates.accept import read_settings
+from ndtool.gates.baseline import Baseline, Bounds
+from ndtool.gates.baseline_file import known_keys
+from ndtool.gates.verdict import GATES, HASHES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -170,3 +176,35 @@ def test_the_documented_c_is_a_firmware(tflite_micro: None, tmp_path: Path) -> N
     (tmp_path / "Makefile").write_text(f"all: app\n{block('engine.md', 'make')}{rule}")
     subprocess.run([require_tool("make")], cwd=tmp_path, check=True, timeout=300)
     assert run_program(tmp_path / "app") == 0
+
+
+def test_every_key_of_a_baseline_and_its_default_is_on_the_page() -> None:
+    page = text_of("ci.md").partition("## The baseline file")[2].partition("\n## ")[0]
+    words = set(re.findall(r"`([^`]+)`", page))
+    for key in known_keys(Baseline):
+        assert key.rpartition(".")[2] in words or f"[{key}]" in words, key
+    cells = {row.split("|")[1].strip(" `"): row.split("|")[3].strip() for row in rows_of(page)}
+    defaults = Bounds()
+    for name in ("max_drop", "max_float_int8_drop", "c_mismatch"):
+        assert cells[name] == str(getattr(defaults, name))
+    assert cells["policy"] == f'`"{defaults.policy.value}"`' and not defaults.require
+    paired = defaults.paired
+    assert cells["paired"] == f"{paired.alpha}, {paired.floor}, {paired.cap}"
+    for gate in GATES:
+        assert f"`{gate}`" in text_of("ci.md"), gate
+    assert all(f"`{gate}`" in page for gate in HASHES)
+
+
+def rows_of(page: str) -> list[str]:
+    """Lines of tables with four columns."""
+    return [line for line in page.splitlines() if line.count("|") == 5]
+
+
+def test_the_settings_that_the_page_shows_are_taken() -> None:
+    """A setting of the page is one that `baseline accept` reads."""
+    page = text_of("ci.md").partition("## The baseline file")[2].partition("\n## ")[0]
+    (shown,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    words = shlex.split(shown)
+    settings = [after for word, after in pairwise(words) if word == "--set"]
+    assert len(settings) == 6
+    assert len(read_settings(settings, ["daisy", "rose"], None)) == len(settings)

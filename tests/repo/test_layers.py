@@ -99,6 +99,7 @@ PROBES = {("ndtool.cli.train", "torch"), ("ndtool.export.chain", "torch")}
 # `require(name)` of a computed name, which no test can follow
 COMPUTED = {
     "ndtool.errors",
+    "ndtool.models.own",  # the user's own module
     "ndtool.training.vision",
     "ndtool.export.runners",
     "ndtool.export.runner_worker",
@@ -309,7 +310,8 @@ HELP = (
     [
         (["--help"], {"torch", "numpy", "pydantic", "onnx", "tensorflow"}),
         (["train", "--help"], {"torch", "numpy", "onnx", "tensorflow"}),
-        (["models"], {"torch", "numpy", "onnx", "tensorflow"}),
+        (["models", "--help"], {"torch", "numpy", "onnx", "tensorflow"}),
+        (["models"], {"torch", "onnxruntime", "tensorflow", "tflite_micro"}),
         (["targets"], {"torch", "numpy", "onnx", "tensorflow"}),
     ],
 )

@@ -68,6 +68,8 @@ def with_bounds(known: Known, **changed: Any) -> Known:
         (39, 39, "98.0", "94.8"),  # 200/39 = 5.128
         (1, 1, "98.0", "0.0"),  # 200 points less
         (1, 100, "0.0", "0.0"),
+        (3, 100, "0.0", "0.0"),  # 1.0 would be taken for a share
+        (31, 1000, "1.1", "0.0"),
         (0, 9, "0.0", "0.0"),
         (171, 200, "83.5", "80.5"),  # 85.5 exactly: nothing is rounded
         (999, 1000, "97.9", "94.9"),
@@ -89,8 +91,10 @@ def test_a_floor_is_the_next_tenth_below(counts: tuple[int, int]) -> None:
     ):
         exact = 100 * present.exact - margin
         assert 0 <= floor <= 100 and floor.as_tuple().exponent == -1
-        assert floor == 0 or Fraction(floor) <= exact
-        assert Fraction(floor) > exact - Fraction(1, 10)
+        assert floor == 0 or 1 < Fraction(floor) <= exact
+        assert Fraction(floor) > exact - Fraction(1, 10) or (
+            floor == 0 and exact < Fraction(11, 10)
+        )
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,8 @@ def test_the_first_baseline() -> None:
     assert (base.name, base.accepted) == ("main", ABOUT)
     assert (base.result.samples, base.result.correct, base.result.float_correct) == (8, 7, 7)
     assert base.result.accuracy_percent == "87.500"
+    of_c = (base.result.arena_bytes, base.result.flash_bytes, base.result.instructions)
+    assert of_c == (4096, 10_000, 1_000_000)
     assert base.result.recall_percent == {"daisy": "100.0", "rose": "100.0", "tulip": "50.0"}
     assert bounds == Bounds(
         min_accuracy_percent=Decimal("85.5"),
@@ -147,6 +153,8 @@ def test_what_was_not_measured_has_no_bound_and_is_not_required() -> None:
     )
     bounds = known.baseline.bounds
     assert bounds.arena_bytes is bounds.flash_bytes is bounds.instructions is None
+    result = known.baseline.result
+    assert result.arena_bytes is result.flash_bytes is result.instructions is None
     assert bounds.require == ("accuracy", "drop", "recall", "ops", "hashes")
     assert known.baseline.toolchain == {} and known.baseline.result.float_correct is None
 
@@ -205,11 +213,11 @@ def test_under_a_floor_needs_lower_floor() -> None:
 
 
 def test_a_set_floor_does_not_open_the_lock() -> None:
-    low = read_settings(["min_accuracy_percent=1"], (), None)
+    low = read_settings(["min_accuracy_percent=2"], (), None)
     with pytest.raises(GateError):
         again(first(), evidence=make_evidence(predicted=WORSE), settings=low)
     both = again(first(), evidence=make_evidence(predicted=WORSE), settings=low, lower_floor=True)
-    assert both.baseline.bounds.min_accuracy_percent == 1
+    assert both.baseline.bounds.min_accuracy_percent == 2
 
 
 def test_lower_floor_lowers_no_floor_that_is_kept() -> None:
@@ -329,6 +337,10 @@ def test_settings_follow_each_other() -> None:
         ("max_drop=lots", "baseline.value", "max_drop"),
         ("max_drop=true", "baseline.value", "max_drop"),
         ("max_drop=101", "baseline.range", "max_drop"),
+        ("min_accuracy_percent=0.971", "baseline.range", "percent: 97.1, not 0.971"),
+        ("min_accuracy_percent=1", "baseline.range", "percent: 100, not 1"),
+        ("min_accuracy_percent=1e-9999999", "baseline.range", "more than 9 decimals"),
+        ("min_recall_percent.rose=.5", "baseline.range", "percent: 50, not 0.5"),
         ("max_drop=1\n[paired]", "option.set", "not KEY=VALUE"),
         ("max_drop=nan", "baseline.value", "max_drop"),
         ("max_drop=1e-9999999", "baseline.range", "max_drop"),

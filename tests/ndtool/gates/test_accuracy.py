@@ -40,7 +40,7 @@ def test_the_same_model_must_predict_the_same(rules: ModuleType) -> None:
     judged = rules.judge_models(make_evidence(rules, predicted=changed), PAIRED, known)
     found = only(judged, "determinism")
     assert found.passed is False
-    assert "another class for 1 images, first for image 7 " in found.text
+    assert "another class for 1 image, first for image 7 " in found.text
     assert only(judged, "drop").text.startswith("0 images lost, 0 gained of 8: drop 0.00 points")
     other = make_evidence(rules, predicted=changed, model_sha256=OTHER)
     found = only(rules.judge_models(other, PAIRED, known), "determinism")
@@ -138,7 +138,8 @@ def test_worked_drops(rules: ModuleType) -> None:
         assert found.present == f"{drop} points, p = {p}"
         assert found.bound == "at most 0.5 points, 2.0 unless p < 0.01"
         assert found.key == "bounds.paired"
-        assert f"{lost} images lost, {gained} gained of {count}: drop {drop} points" in found.text
+        images = "1 image" if lost == 1 else f"{lost} images"
+        assert f"{images} lost, {gained} gained of {count}: drop {drop} points" in found.text
         assert "; policy paired; this set" in found.text
         found = drop_of(rules, counts, STRICT)
         assert found.passed is strict, counts

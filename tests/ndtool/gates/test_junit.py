@@ -1,5 +1,6 @@
 """The JUnit document: its counts, its cases, and any text in it after a real parser."""
 
+import dataclasses
 from xml.etree import ElementTree
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from verdicts import FAILED, PASSED, SKIPPED, make_verdict, recalls
 
 from ndtool.console import visible
-from ndtool.gates.junit import junit_text
+from ndtool.errors import MAX_LISTED, DataError, GateError, NdError, ToolMissingError, raise_all
+from ndtool.gates.junit import junit_text, refusal_junit
 from ndtool.gates.verdict import Judgement, Verdict
 
 WHEN = "2030-01-31T12:00:00"
@@ -110,3 +112,67 @@ def test_a_long_text_is_cut() -> None:
     assert case is not None and failure is not None
     assert case.get("name") == visible(f"c:{long}") != visible(long)
     assert len(case.get("name", "")) <= 200 and len(failure.get("message", "")) <= 2000
+
+
+def test_a_stopped_check_has_no_table_of_hops() -> None:
+    stopped = dataclasses.replace(make_verdict(), rows=())
+    assert parse(stopped).find(".//system-out") is None
+    told = parse(dataclasses.replace(stopped, notices=("better",))).find(".//system-out")
+    assert told is not None and told.text == "notice: better"
+
+
+# -- no verdict ------------------------------------------------------------------------------------
+
+REFUSED = """<?xml version="1.0" encoding="UTF-8"?>
+<testsuites name="ndtool" tests="1" failures="0" errors="1" skipped="0" time="0.250">
+  <testsuite name="check:runs/x" tests="1" failures="0" errors="1" skipped="0" time="0.250" \
+timestamp="2030-01-31T12:00:00">
+    <properties>
+      <property name="version.ndtool" value="0.1.0" />
+      <property name="version.numpy" value="2.0" />
+    </properties>
+    <testcase classname="ndtool.check" name="check">
+      <error type="gate.baseline-missing" message="no baseline (b.toml); accept one \
+[gate.baseline-missing]">ndtool: error: no baseline (b.toml); accept one \
+[gate.baseline-missing]</error>
+    </testcase>
+  </testsuite>
+</testsuites>
+"""
+
+
+def refused(refusal: NdError, run: str = "runs/x") -> str:
+    return refusal_junit(refusal, run=run, timestamp=WHEN, seconds=0.25, versions=VERSIONS)
+
+
+def test_a_check_without_a_verdict_is_an_error() -> None:
+    missing = GateError(
+        "no baseline", where="b.toml", remedy="accept one", code="gate.baseline-missing"
+    )
+    assert refused(missing) == REFUSED
+    tool = ElementTree.fromstring(refused(ToolMissingError("gcc", install="apt install gcc")))
+    error = tool.find("testsuite/testcase/error")
+    assert error is not None and error.get("type") == "tool.missing"
+    assert error.get("message") == "gcc not found; install: apt install gcc [tool.missing]"
+
+
+def test_further_problems_are_lines_of_the_error() -> None:
+    problems = [DataError(f"p{k}", where="w", remedy="r", code="data.x") for k in range(30)]
+    with pytest.raises(DataError) as caught:
+        raise_all(problems)
+    error = ElementTree.fromstring(refused(caught.value)).find(".//error")
+    assert error is not None and error.text is not None
+    assert error.text.split("\n") == [
+        f"ndtool: error: p{k} (w); r [data.x]" for k in range(MAX_LISTED)
+    ]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
+def test_hostile_names_without_a_verdict(name: str) -> None:
+    refusal = DataError(name, where=name, remedy=name, code="data.x", more=[])
+    root = ElementTree.fromstring(refused(refusal, name).encode("utf-8"))
+    suite, error = root.find("testsuite"), root.find(".//error")
+    assert suite is not None and suite.get("name") == f"check:{visible(name, 2000)}"
+    assert len(root.findall(".//testcase")) == 1
+    assert error is not None and error.get("message") == visible(str(refusal), 2000)
+    assert error.text == visible(f"ndtool: error: {refusal}", 2000)

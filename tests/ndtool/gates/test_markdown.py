@@ -10,7 +10,8 @@ from markdown_page import read_page
 from verdicts import FAILED, PASSED, SKIPPED, make_verdict, recalls
 
 from ndtool.console import visible
-from ndtool.gates.markdown import escape, markdown_text
+from ndtool.errors import DataError
+from ndtool.gates.markdown import escape, markdown_text, refusal_markdown
 
 RULE = settings(derandomize=True, deadline=None, max_examples=100)
 MARKS = st.sampled_from([*"\\`*_{}[]()#+-.!|~<>&\"'@:/= \t\n", "://", "www.", "a", "1", "&#64;"])
@@ -110,3 +111,16 @@ def test_a_page_that_is_too_long_is_cut_by_rows() -> None:
     assert len(whole.encode()) > 1_000_000
     assert "left out" not in whole
     assert markdown_text(verdict, limit_bytes=2 * len(whole.encode())) == whole
+
+
+@RULE
+@given(TEXTS)
+def test_a_check_without_a_verdict_says_why(text: str) -> None:
+    further = DataError("b", where=text, remedy="r", code="data.y")
+    refusal = DataError(text, where="w", remedy=text, code="data.x", more=[further])
+    page = read_page(refusal_markdown(refusal, run=text))
+    shown = [" ".join(visible(f"ndtool: error: {p}", 2000).split()) for p in (refusal, further)]
+    assert page.tables == []
+    assert page.paragraphs[0] == "ndtool check: ERROR"
+    assert page.paragraphs[1] == " ".join(f"Run {visible(text, 2000)}: no verdict".split())
+    assert page.paragraphs[2:] == shown
