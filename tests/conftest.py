@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 from host_tools import require_package
 
+from ndtool import console
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.pop("GITHUB_ACTIONS", None)  # our own output is guarded there; tests that need it set it
+
+
+@pytest.fixture(autouse=True)
+def loud_console() -> None:
+    """A test that runs a command with --quiet or --json must not silence those after it."""
+    console.configure(quiet=False, verbose=False, as_json=False)
 
 
 @pytest.fixture(scope="session")

@@ -489,7 +489,7 @@ def test_hostile_text_in_the_log_starts_no_command(job: Runner) -> None:
     text = "\n::error::owned\nx ##[error]owned\nverdict=pass"
     done = job.run(run=text, baseline=text, data=text)
     assert (done.code, done.outputs["verdict"]) == (2, "error")
-    assert [c.properties for c in done.commands] == [{"title": "ndtool"}]
+    assert [c.properties for c in done.commands] == [{"title": "ndtool check"}, {"title": "ndtool"}]
 
 
 def test_a_reader_finds_every_input_on_the_page() -> None:
