@@ -287,7 +287,7 @@ def _run_models(
     rows = hop_rows(hops, images.labels)
     again = hop_figures(rows, images)
     model = read_bounded(run / TFLITE, MAX_TFLITE_BYTES) if run.has(TFLITE) else None
-    graph = None if model is None else read_tflite(model, where=TFLITE)
+    graph, unread = _graph(model)
     compiled = None if graph is None else _compile(graph)
     measured = _exact_accuracies(run, rows) | {
         "eval_count": len(images),
@@ -321,6 +321,7 @@ def _run_models(
         measured=measured,
         near=_near(again, measured, rows),
         why_no_c=why_no_c,
+        unread=unread,
         arena_bytes=None if compiled is None else largest_arena(run, compiled),
         ops=ops,
         flash=flash,
@@ -345,6 +346,14 @@ def _run_c(
     wrong = (hop for hop in hops if differing_images(before, hop))
     hop = next(wrong, hops[0] if hops else None)
     return hop, NoC(text=f"no C project: ndtool codegen {run.path}", failed=False)
+
+
+def _graph(model: bytes | None) -> tuple[Graph | None, str]:
+    """The int8 file read, or why not: where there is only tflite-runtime, nothing reads it."""
+    try:
+        return None if model is None else read_tflite(model, where=TFLITE), ""
+    except ToolMissingError as missing:
+        return None, str(missing)
 
 
 def _compile(graph: Graph) -> Compiled | None:

@@ -85,6 +85,7 @@ class Evidence:
     keys of metrics.json, as the stages recorded them and as they were found again; only keys in
     both are compared. `measured` holds none that another machine's floats can tip: those are in
     `near`, and may differ a little.
+    `unread`: why nothing is known of the int8 file's operators and arena, for want of a package.
     `arena_bytes`: of the C, the larger of what its header says and of our own plan. `flash`,
     `instructions`: by building the C for the core of the baseline's bound.
     """
@@ -103,6 +104,12 @@ class Evidence:
     ops: tuple[str, ...]
     flash: Measured
     instructions: Measured
+    unread: str = ""
+
+    @property
+    def no_graph(self) -> str:
+        """Why there are no operators and no arena to judge; empty where there are."""
+        return "no int8 model" if self.model_sha256 is None else self.unread
 
     def row(self, hop: Hop) -> HopRow | None:
         """The row of one hop."""

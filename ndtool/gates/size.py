@@ -18,8 +18,8 @@ def judge_arena(evidence: Evidence, bounds: Bounds) -> list[Judgement]:
     if limit is None:
         return []
     bound = f"at most {limit.max:,} bytes"
-    if evidence.model_sha256 is None:
-        return [skip(gate, "no int8 model", bound=bound, key=key)]
+    if evidence.no_graph:
+        return [skip(gate, evidence.no_graph, bound=bound, key=key)]
     if evidence.arena_bytes is None:
         why = f"no C of this model, or none that states its arena; {bound} demanded"
         return [Judgement(gate=gate, passed=False, text=why, bound=bound, key=key)]
@@ -98,8 +98,8 @@ def judge_ops(evidence: Evidence, bounds: Bounds) -> Judged:
     if bounds.ops is None:
         return Judged(judgements=())
     bound = " ".join(bounds.ops)
-    if evidence.model_sha256 is None:
-        return Judged(judgements=(skip(gate, "no int8 model", bound=bound, key=key),))
+    if evidence.no_graph:
+        return Judged(judgements=(skip(gate, evidence.no_graph, bound=bound, key=key),))
     new = sorted({*evidence.ops} - {*bounds.ops})
     gone = sorted({*bounds.ops} - {*evidence.ops})
     judgement = Judgement(

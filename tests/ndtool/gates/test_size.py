@@ -24,6 +24,17 @@ def test_the_arena_at_its_bound_passes(rules: ModuleType) -> None:
             assert ("none that states its arena" in found.text) == (arena is None)
 
 
+def test_what_nothing_here_can_read_is_not_judged(rules: ModuleType) -> None:
+    """Where there is only tflite-runtime: no pass, and with `require` a failure."""
+    bounds = Bounds(arena_bytes=Limit(max=4096), ops=("CONV_2D",))
+    evidence = make_evidence(rules, arena_bytes=None, ops=(), unread="no reader")
+    for gate in ("arena", "ops"):
+        found = only(rules.judge_models(evidence, bounds, None), gate)
+        assert found.passed is None and found.text == "no reader"
+        gone = replace(evidence, model_sha256=None)
+        assert only(rules.judge_models(gone, bounds, None), gate).text == "no int8 model"
+
+
 def budget_of(rules: ModuleType, gate: str, budget: Budget, measured: Any, known: Any) -> Judgement:
     flash = gate == "flash"
     bounds = Bounds(flash_bytes=budget) if flash else Bounds(instructions=budget)
