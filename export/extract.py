@@ -42,7 +42,7 @@ def extract_student(run: RunDir) -> StageOutput:
             remedy="use the contract.json that this training wrote",
             code="contract.differs",
         )
-    tensors = found.supernet().student_tensors()
+    tensors = found.student_of().student_tensors()
     prove_slice(found, tensors)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     data = require("safetensors.numpy").save(dict(sorted(arrays.items())))
@@ -70,7 +70,7 @@ def prove_slice(found: checkpoint.Checkpoint, tensors: Mapping[str, Tensor]) -> 
     alone.load_named(tensors)
     alone.eval()
     with torch.no_grad():
-        inside = found.supernet().student(images, training=False)
+        inside = found.student_of().student(images, training=False)
         outside = alone(images)
     if not torch.equal(inside, outside):
         raise MismatchError(

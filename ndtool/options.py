@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from ndtool.types import Converter, FcScales, Policy, Recipe, Runtime, StudentLoss
+from ndtool.types import (
+    Converter,
+    FcScales,
+    Policy,
+    Precision,
+    Recipe,
+    Runtime,
+    StudentLoss,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +34,27 @@ class TrainOptions:
     recipe: Recipe = Recipe.NETDISTILLER
     student_loss: StudentLoss = StudentLoss.UD
     surgery: bool = True
-    expand: int = 3  # teacher's channels over the student's (paper, table 2)
+    expand: tuple[int, ...] = (3,)  # channels of the wider networks over the student's (table 2)
     uncertainty: float = 0.54  # UD threshold as a share of ln K (training-methods, 1.4)
+    teacher_start: float = 0.0  # share of all steps after which the teacher joins
+    teacher_stop: float = 1.0  # share of all steps after which it leaves
+    teacher_every: int = 1  # teacher pass on every so many steps
+    teacher: str = ""  # external teacher: checkpoint:FILE, onnx:FILE or torchvision:NAME:FILE
+    kd_weight: float = 0.7  # kd: share of the external teacher in the loss, the rest is labels
+    temperature: float = 2.0  # of the external teacher's soft labels
     epochs: int | None = None
-    batch_size: int = 128
+    extend_epochs: int = 0  # more, after a run has ended
+    batch_size: int = 128  # images of one step, over all parts and processes
+    accumulate: int = 1  # parts in which a step's batch goes through the networks
     lr: float = 0.1  # peak, for batch_size samples; not scaled by us
     warmup: float = 0.05  # share of all steps with a linearly rising lr
     momentum: float = 0.9  # Nesterov
     weight_decay: float = 4e-5  # not on biases and batch norm
     label_smoothing: float = 0.1
     clip_norm: float = 1.0  # of the final gradient; 0: off
+    max_skipped: int = 20  # steps in a row without a finite gradient that end a run
+    ema: float = 0.0  # decay of the averaged student that is then evaluated and kept; 0: off
+    precision: Precision = Precision.FP32
     crop_px: int | None = None  # padding of the random crop; 0: off
     flip: bool | None = None  # horizontal
     gray: bool | None = None  # None: the source's own colour
@@ -102,6 +121,9 @@ class CheckOptions:
     workers: int = 0
 
 
+RATE_BOUNDS: Final = (2, 8)  # of each of TrainOptions.expand
+MAX_RATES: Final = 3  # wider networks at once
+
 TRAIN: Final = TrainOptions()
 EXPORT: Final = ExportOptions()
 CODEGEN: Final = CodegenOptions()
@@ -112,9 +134,15 @@ CHECK: Final = CheckOptions()
 # `training.train` for options that come from elsewhere.
 TRAIN_BOUNDS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     {
-        "expand": (2, 8),
         "uncertainty": (0.0, 1.0),
+        "teacher_start": (0.0, 1.0),
+        "teacher_stop": (0.0, 1.0),
+        "teacher_every": (1, 1000),
+        "kd_weight": (0.0, 1.0),
+        "temperature": (0.1, 100.0),
         "epochs": (1, 100_000),
+        "extend_epochs": (0, 100_000),
+        "accumulate": (1, 1024),
         "batch_size": (2, 65_536),  # batch norm needs two values
         "lr": (1e-12, 1000.0),
         "warmup": (0.0, 0.99),
@@ -122,6 +150,8 @@ TRAIN_BOUNDS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
         "weight_decay": (0.0, 10.0),
         "label_smoothing": (0.0, 0.99),
         "clip_norm": (0.0, 1e6),
+        "max_skipped": (1, 1_000_000),
+        "ema": (0.0, 0.999999),
         "crop_px": (0, 1024),
         "seed": (0, 2**31 - 1),
         "threads": (0, 1024),

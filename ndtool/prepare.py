@@ -50,8 +50,23 @@ TRAIN_VERSION: Final = 1  # of the train stage: raised when the same options giv
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# Options that only matter to the recipe netdistiller
-_DISTILLER_ONLY: Final = ("student_loss", "surgery", "expand", "uncertainty")
+# Options that only some recipes read
+_OF_RECIPES: Final[Mapping[str, frozenset[Recipe]]] = {
+    **dict.fromkeys(
+        (
+            "student_loss",
+            "surgery",
+            "expand",
+            "uncertainty",
+            "teacher_start",
+            "teacher_stop",
+            "teacher_every",
+        ),
+        frozenset({Recipe.NETDISTILLER}),
+    ),
+    **dict.fromkeys(("teacher", "temperature"), frozenset({Recipe.KD, Recipe.NETDISTILLER})),
+    "kd_weight": frozenset({Recipe.KD}),
+}
 # Options that change how a run is done, not what comes out of it
 NOT_COMPARED: Final = ("device", "threads", "target", "boards")
 _PLACE: Final = ("name", "out")
@@ -178,7 +193,7 @@ def settings(options: TrainOptions) -> dict[str, Value]:
     for key, value in asdict(options).items():
         if key in NOT_COMPARED or value is None:
             continue
-        if key in _DISTILLER_ONLY and options.recipe is Recipe.PLAIN:
+        if options.recipe not in _OF_RECIPES.get(key, (options.recipe,)):
             continue
         plain[key] = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return plain

@@ -12,14 +12,28 @@ class Recipe(StrEnum):
     """How the student is trained (design, 9)."""
 
     PLAIN = "plain"
+    KD = "kd"
     NETDISTILLER = "netdistiller"
 
 
 class StudentLoss(StrEnum):
-    """What the student learns from in-situ (training-methods, 1.2)."""
+    """What the student learns from in-situ (training-methods, 1.2).
+
+    ud: KL to the teacher where the student is unsure, labels elsewhere. mix: the sum of KL and
+    labels. ce: labels alone, which is co-training.
+    """
 
     UD = "ud"
     KL = "kl"
+    MIX = "mix"
+    CE = "ce"
+
+
+class Precision(StrEnum):
+    """Number format of the forward and backward passes; weights and losses are always fp32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
 
 
 class Converter(StrEnum):

@@ -24,18 +24,19 @@ from ndtool.arch import ArchSpec, parse_spec
 from ndtool.console import visible
 from ndtool.contract import MAX_CONTRACT_BYTES, Contract, parse_contract
 from ndtool.errors import InputError
+from ndtool.options import MAX_RATES, RATE_BOUNDS
 from ndtool.rundir import Value, read_bounded, write_atomic
 from ndtool.training.loop import HISTORY_COLUMNS, HistoryRow, TrainState
 from ndtool.training.supernet import Supernet, plan_layout
 from ndtool.types import Sha256
 
-FORMAT: Final = "ndtool.checkpoint/1"
+FORMAT: Final = "ndtool.checkpoint/2"
 MAX_CHECKPOINT_BYTES: Final = 2 * 1024**3
 MAX_ENTRIES: Final = 64  # of the zip; ours has eleven
 MAX_PICKLE_BYTES: Final = 16 * 1024**2  # everything but the tensors
 MAX_EPOCHS: Final = 100_000
 MAX_STEPS: Final = 2**53
-MAX_RATE: Final = 8
+MAX_EXTENSIONS: Final = 100
 MAX_SPEC_CHARS: Final = 1024**2
 MEMORY_FORMAT: Final = "channels_last"
 _GLOBALS: Final = {
@@ -80,6 +81,8 @@ class Checkpoint:
     theta: Tensor
     momentum: Tensor
     statistics: Tensor  # running means and variances of all networks
+    ema: tuple[Tensor, Tensor] | None  # the averaged student's weights and statistics
+    ends: tuple[int, ...]
     epoch: int
     step: int
     skipped_in_row: int
@@ -88,7 +91,7 @@ class Checkpoint:
     history: tuple[HistoryRow, ...]
 
     def supernet(self, device: torch.device | str = "cpu") -> Supernet:
-        """The networks as they were; `student_tensors` of it is what gets exported."""
+        """The networks as they were."""
         identity = self.identity
         net = Supernet(identity.spec, rates=identity.rates, generator=None, device=device)
         net.theta.copy_(self.theta)
@@ -96,10 +99,25 @@ class Checkpoint:
         net.statistics.copy_(self.statistics)
         return net
 
+    def averaged(self, device: torch.device | str = "cpu") -> Supernet | None:
+        """The student's moving average, alone; None in a run without one."""
+        if self.ema is None:
+            return None
+        average = Supernet(self.identity.spec, rates=(), generator=None, device=device)
+        average.theta.copy_(self.ema[0])
+        average.statistics.copy_(self.ema[1])
+        return average
+
+    def student_of(self, device: torch.device | str = "cpu") -> Supernet:
+        """The network whose student is the result: the average where there is one."""
+        return self.averaged(device) or self.supernet(device)
+
     def state(self, device: torch.device | str = "cpu") -> TrainState:
         """The training state to go on from."""
         return TrainState(
             net=self.supernet(device),
+            ema=self.averaged(device),
+            ends=self.ends,
             epoch=self.epoch,
             step=self.step,
             skipped_in_row=self.skipped_in_row,
@@ -116,6 +134,9 @@ def save(path: Path, state: TrainState, identity: Identity) -> None:
         "theta": state.net.theta.cpu(),
         "momentum": state.net.momentum.cpu(),
         "statistics": state.net.statistics.cpu(),
+        "ema_theta": None if state.ema is None else state.ema.theta.cpu(),
+        "ema_statistics": None if state.ema is None else state.ema.statistics.cpu(),
+        "ends": list(state.ends),
         "epoch": state.epoch,
         "step": state.step,
         "skipped_in_row": state.skipped_in_row,
@@ -194,6 +215,13 @@ def _parse(document: Mapping[object, object], path: Path) -> Checkpoint:
     contract = parse_contract(read.text("contract", MAX_CONTRACT_BYTES), where=where)
     rates = read.rates()
     layout = plan_layout(spec, rates)
+    alone = plan_layout(spec, ())
+    ema = None
+    if document.get("ema_theta") is not None:
+        ema = (
+            read.flat("ema_theta", alone.size),
+            read.flat("ema_statistics", alone.statistics_size),
+        )
     epoch = read.count("epoch", MAX_EPOCHS)
     identity = Identity(
         spec=spec,
@@ -210,6 +238,8 @@ def _parse(document: Mapping[object, object], path: Path) -> Checkpoint:
         theta=read.flat("theta", layout.size),
         momentum=read.flat("momentum", layout.size),
         statistics=read.flat("statistics", layout.statistics_size),
+        ema=ema,
+        ends=read.ends(epoch),
         epoch=epoch,
         step=read.count("step", MAX_STEPS),
         skipped_in_row=read.count("skipped_in_row", MAX_STEPS),
@@ -266,14 +296,28 @@ class _Fields:
             raise self._wrong(key)
         return value
 
-    def rates(self) -> tuple[int, ...]:
-        """At most one wider network, 2 to MAX_RATE times as wide."""
-        value = self._document.get("rates")
-        if not isinstance(value, list) or len(value) > 1:
-            raise self._wrong("rates")
-        if any(not isinstance(rate, int) or not 2 <= rate <= MAX_RATE for rate in value):
-            raise self._wrong("rates")
+    def _counts(self, key: str, limit: int, least: int, most: int) -> tuple[int, ...]:
+        """At most `limit` whole numbers from `least` to `most`."""
+        value = self._document.get(key)
+        if not isinstance(value, list) or len(value) > limit:
+            raise self._wrong(key)
+        if any(type(number) is not int or not least <= number <= most for number in value):
+            raise self._wrong(key)
         return tuple(value)
+
+    def rates(self) -> tuple[int, ...]:
+        """Of the wider networks, each once, widest first."""
+        value = self._counts("rates", MAX_RATES, *RATE_BOUNDS)
+        if list(value) != sorted(set(value), reverse=True):
+            raise self._wrong("rates")
+        return value
+
+    def ends(self, epoch: int) -> tuple[int, ...]:
+        """Epochs at which the run ended or will end, rising, the last not before `epoch`."""
+        value = self._counts("ends", MAX_EXTENSIONS, 1, MAX_EPOCHS)
+        if not value or list(value) != sorted(set(value)) or value[-1] < epoch:
+            raise self._wrong("ends")
+        return value
 
     def options(self) -> dict[str, Value]:
         """Options by name; values are numbers, texts, booleans or None."""

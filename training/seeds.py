@@ -17,6 +17,7 @@ class Use(IntEnum):
     INIT = 0
     ORDER = 1
     AUGMENT = 2
+    REMAINDER = 3  # of a teacher that joins a student already trained
 
 
 def generator(seed: int, use: Use, epoch: int = 0) -> torch.Generator:

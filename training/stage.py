@@ -95,22 +95,23 @@ def _train(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> Stag
 
 
 def _fit(prepared: Prepared, images: Split, validation: Split) -> TrainResult:
-    from ndtool.training.loop import steps_per_epoch
+    from ndtool.training.schedule import steps_per_epoch
     from ndtool.training.train import train
 
     options = prepared.options
     assert options.epochs is not None
+    epochs = options.epochs + options.extend_epochs
     place = console.visible(str(prepared.run.path))
     console.info(
         f"train: {options.model} width {options.width:g} on {len(images)} images,"
-        f" {options.recipe.value}, {options.epochs} epochs, into {place}"
+        f" {options.recipe.value}, {epochs} epochs, into {place}"
     )
     if prepared.run.has(CHECKPOINT):
         console.info("train: going on from the last checkpoint")
     console.set_resume_hint(
         f"last checkpoint {prepared.run / CHECKPOINT}; repeat the command to go on"
     )
-    steps = options.epochs * steps_per_epoch(len(images), options.batch_size)
+    steps = epochs * steps_per_epoch(len(images), options.batch_size)
     with console.progress("train", steps) as bar:
         return train(
             options,

@@ -7,7 +7,8 @@ gradient and momentum, widest network first:
 
     [ shared weights, decayed | shared biases | BN of the widest | ... | BN of the student ]
 
-Without a teacher (`rates=()`) the same class holds the student alone.
+Without a teacher (`rates=()`) the same class holds the student alone; `copy_student` moves the
+student between two of them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ndtool.training.build import (
 
 Shape = tuple[int, ...]
 STUDENT_RATE: Final = 1
+FIGURES: Final = 32  # free places behind the gradients, for figures that are reduced with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +155,17 @@ class Supernet:
         layout = plan_layout(spec, rates)
         self.layout = layout
         self.theta = torch.zeros(layout.size, device=device)
-        self.grad = torch.zeros_like(self.theta)
+        # Gradients of all networks in one buffer: one call zeroes or reduces them all.
+        narrower = sum(shared_size(narrow) for narrow in layout.specs[1:])
+        self.gradients = torch.zeros(layout.size + narrower + FIGURES, device=device)
+        self.grad = self.gradients[: layout.size]
+        self.tail = self.gradients[layout.size + narrower :]
         self.momentum = torch.zeros_like(self.theta)
         self.statistics = torch.zeros(layout.statistics_size, device=device)
         if generator is not None:
             self._initialise(generator)
-        self.widths = tuple(self._width(place) for place in range(len(layout.specs)))
+        self.widths = self._bind_widths()
+        self.student_index = self._student_index().to(device)
 
     @property
     def student(self) -> Width:
@@ -170,12 +177,15 @@ class Supernet:
         """The widest network, None without one."""
         return self.widths[0] if len(self.widths) > 1 else None
 
+    @property
+    def student_statistics(self) -> Tensor:
+        """The student's running means and variances, the end of their buffer."""
+        fields = self.layout.statistics[-1].values()
+        return self.statistics[min((field.start for field in fields), default=0) :]
+
     def zero_grad(self) -> None:
         """Set the flat gradient and each narrower network's own to zero."""
-        self.grad.zero_()
-        for width in self.widths:
-            if width.slice is not None:
-                width.slice.grad.zero_()
+        self.gradients.zero_()
 
     def student_tensors(self) -> dict[str, Tensor]:
         """Contiguous CPU copies of the student's tensors, running statistics included, by name."""
@@ -193,8 +203,17 @@ class Supernet:
             _fill(self.theta, norms, ".bn.weight", 1.0)
             _fill(self.statistics, statistics, ".bn.running_var", 1.0)
 
-    def _width(self, place: int) -> Width:
-        """The network of one rate: leaves on theta, gradients on the flat or an own buffer."""
+    def _bind_widths(self) -> tuple[Width, ...]:
+        """Every network; the gradients of the narrower ones follow each other behind the flat."""
+        widths, at = [], self.layout.size
+        for place, spec in enumerate(self.layout.specs):
+            size = shared_size(spec) if place else 0
+            widths.append(self._width(place, self.gradients[at : at + size]))
+            at += size
+        return tuple(widths)
+
+    def _width(self, place: int, own: Tensor) -> Width:
+        """The network of one rate: leaves on theta, gradients in the flat buffer or in `own`."""
         layout = self.layout
         spec = layout.specs[place]
         layers = lower(spec)
@@ -205,7 +224,7 @@ class Supernet:
         for name, field in layout.statistics[place].items():
             tensors[name] = field.view(self.statistics)
         # The widest network's gradient goes straight into the flat one, a narrower one's beside it.
-        slice_ = None if place == 0 else self._slice(layers)
+        slice_ = None if place == 0 else self._slice(layers, own)
         grad = self.grad if slice_ is None else slice_.grad
         grad_fields = layout.shared if slice_ is None else _own_fields(layers)
         for name, field in layout.shared.items():
@@ -214,7 +233,7 @@ class Supernet:
         ordered = {name: tensors[name] for name in shapes}
         return Width(spec, layout.rates[place], ordered, slice_)
 
-    def _slice(self, layers: Sequence[Layer]) -> SharedSlice:
+    def _slice(self, layers: Sequence[Layer], grad: Tensor) -> SharedSlice:
         """Index vectors of the leading slice that the narrower network `layers` uses."""
         shapes = tensor_shapes(layers)
         places: list[Tensor] = []
@@ -233,11 +252,37 @@ class Supernet:
                 places.append(joined)
         index = torch.cat(places).to(self.theta.device)
         return SharedSlice(
-            grad=torch.zeros(len(index), device=index.device),
+            grad=grad,
             index=index,
             layer_of=torch.cat(owners).to(index.device),
             sizes=tuple(sizes),
         )
+
+    def _student_index(self) -> Tensor:
+        """(n,) int64: places in theta of the student's elements, in the order it has alone."""
+        shapes = tensor_shapes(lower(self.layout.specs[-1]))
+        fields = {**self.layout.shared, **self.layout.norms[-1]}
+        parts = [
+            torch.arange(field.start, field.end).view(field.shape)[_box(shapes[name], field.shape)]
+            for name, field in fields.items()
+        ]
+        return torch.cat([part.reshape(-1) for part in parts])
+
+
+def copy_student(source: Supernet, to: Supernet) -> None:
+    """Put the student of `source` in the place of that of `to`: weights, momentum, statistics.
+
+    The rest of `to` stays as it is.
+    """
+    to.theta[to.student_index] = source.theta[source.student_index]
+    to.momentum[to.student_index] = source.momentum[source.student_index]
+    to.student_statistics.copy_(source.student_statistics)
+
+
+def shared_size(spec: ArchSpec) -> int:
+    """Elements of the tensors that a network shares with wider ones: all but batch norms."""
+    shapes = tensor_shapes(lower(spec))
+    return sum(math.prod(shapes[n]) for layer in lower(spec) for n in _shared_names(layer))
 
 
 def _shared_names(layer: Layer) -> Iterable[str]:

@@ -23,27 +23,22 @@ from ndtool import console
 from ndtool.arch import ArchSpec
 from ndtool.console import visible
 from ndtool.contract import Contract
-from ndtool.data.types import Split
+from ndtool.data.types import Augment, Split
 from ndtool.errors import ConfigError, DataError
 from ndtool.machine import usable_cores
-from ndtool.options import TRAIN_BOUNDS, WORD_OF, TrainOptions
+from ndtool.options import MAX_RATES, RATE_BOUNDS, TRAIN_BOUNDS, WORD_OF, TrainOptions
 from ndtool.prepare import NOT_COMPARED
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, TRAIN_LOG, RunDir, Value
-from ndtool.training import checkpoint
+from ndtool.training import checkpoint, collectives
 from ndtool.training.augment import Normalizer
+from ndtool.training.batches import Shuffled, to_device
 from ndtool.training.checkpoint import Identity
-from ndtool.training.loop import (
-    HISTORY_COLUMNS,
-    HistoryRow,
-    Progress,
-    TrainState,
-    fit,
-    to_device,
-)
+from ndtool.training.loop import HISTORY_COLUMNS, HistoryRow, Progress, TrainState, fit
 from ndtool.training.memory import kept_memory
 from ndtool.training.recipes import METHODS
+from ndtool.training.recipes.method import Method
 from ndtool.training.seeds import Use, generator
-from ndtool.training.supernet import Supernet
+from ndtool.training.supernet import Supernet, copy_student
 from ndtool.types import Sha256
 
 MAX_DEFAULT_THREADS: Final = 4  # more gave nothing on nets this small
@@ -89,7 +84,7 @@ def train(
         InputError: the checkpoint to resume from is broken.
     """
     check_options(options)
-    _check_splits(contract, train, val)
+    _check_splits(contract, train, val, options)
     device = find_device(options.device)
     method = METHODS[options.recipe](options, spec.classes)
     found = checkpoint.load(run / CHECKPOINT) if resume and run.has(CHECKPOINT) else None
@@ -103,13 +98,16 @@ def train(
         threads=_threads(options) if found is None else found.identity.threads,
     )
     if found is None:
-        init = generator(options.seed, Use.INIT)
-        net = Supernet(spec, rates=method.rates, generator=init, device=device)
-        state = TrainState(net=net)
+        state = _begin(spec, method, options, device)
     else:
         _check_resume(found.identity, identity)
         state = found.state(device)
+        state.alone = _alone(spec, method, device)
+    state.ends = _ends(options, state)
     resumed_from = state.epoch
+    assert options.crop_px is not None
+    assert options.flip is not None
+    augment = Augment(crop_px=options.crop_px, flip=options.flip)
 
     def after_epoch(state: TrainState, best: bool) -> None:  # noqa: FBT001  (fit's callback)
         # best.pt first: a kill in between repeats this epoch, and writes the same best again.
@@ -124,13 +122,57 @@ def train(
             state,
             method,
             options=options,
-            train=to_device(train, device),
+            train=Shuffled(to_device(train, device), augment, options.seed),
             val=to_device(val, device),
             normalize=Normalizer(contract, device),
+            external=None,
             progress=progress,
             after_epoch=after_epoch,
         )
     return _result(state, identity, resumed_from=resumed_from, images=len(train) + len(val))
+
+
+def _begin(
+    spec: ArchSpec, method: Method, options: TrainOptions, device: torch.device
+) -> TrainState:
+    """Fresh weights. A student that starts without its teacher starts as a plain one does."""
+    init = generator(options.seed, Use.INIT)
+    alone = _alone(spec, method, device)
+    if alone is not None and method.teaching.start > 0:
+        rest = generator(options.seed, Use.REMAINDER)
+        net = Supernet(spec, rates=method.rates, generator=rest, device=device)
+        copy_student(Supernet(spec, rates=(), generator=init, device=device), net)
+    else:
+        net = Supernet(spec, rates=method.rates, generator=init, device=device)
+    ema = None
+    if options.ema > 0:
+        ema = Supernet(spec, rates=(), generator=None, device=device)
+        copy_student(net, ema)
+    return TrainState(net=net, alone=alone, ema=ema)
+
+
+def _alone(spec: ArchSpec, method: Method, device: torch.device) -> Supernet | None:
+    """Buffers for the steps without a teacher, where the method has any."""
+    return Supernet(spec, rates=(), generator=None, device=device) if method.alone else None
+
+
+def _ends(options: TrainOptions, state: TrainState) -> tuple[int, ...]:
+    """Epochs at which the run ends, and did end before it was extended.
+
+    Raises:
+        ConfigError: the run was extended further before.
+    """
+    assert options.epochs is not None
+    last = options.epochs + options.extend_epochs
+    known = state.ends or (options.epochs,)
+    if last < known[-1]:
+        raise ConfigError(
+            f"the checkpoint is of a run over {known[-1]} epochs, {last} are asked for",
+            where="--extend-epochs",
+            remedy=f"use {known[-1] - options.epochs} or more, or another --name",
+            code="train.shorter",
+        )
+    return known if last == known[-1] else (*known, last)
 
 
 def find_device(name: str) -> torch.device:
@@ -181,11 +223,36 @@ def check_options(options: TrainOptions) -> None:
                 remedy=f"use {low} to {high}",
                 code="train.option",
             )
+    _check_together(options)
 
 
-def _check_splits(contract: Contract, train: Split, val: Split) -> None:
+def _check_together(options: TrainOptions) -> None:
+    """What the bounds of single options do not say."""
+    low, high = RATE_BOUNDS
+    rates, parts = options.expand, options.accumulate * collectives.world()
+    distinct = len(set(rates)) == len(rates) and 1 <= len(rates) <= MAX_RATES
+    bad = None
+    if not distinct or not all(low <= rate <= high for rate in rates):
+        text = ",".join(map(str, rates))
+        bad = ("--expand", f"{text} are no widths", f"use 1 to {MAX_RATES} of {low} to {high}")
+    elif options.teacher_stop < options.teacher_start:
+        bad = ("--teacher-stop", "the teacher leaves before it joins", "use a later share")
+    elif options.batch_size % parts or options.batch_size // parts < 2:
+        bad = (
+            "--batch-size",
+            f"{options.batch_size} images cannot be split into {parts} parts of 2 or more",
+            "use a multiple of --accumulate times the number of processes",
+        )
+    if bad:
+        raise ConfigError(bad[1], where=bad[0], remedy=bad[2], code="train.option")
+
+
+def _check_splits(contract: Contract, train: Split, val: Split, options: TrainOptions) -> None:
     want = (contract.input.height, contract.input.width, contract.input.channels)
-    for name, split, least in (("training", train, 2), ("validation", val, 1)):
+    # A set smaller than a batch is one step of its own; only whole batches come in parts.
+    split_up = options.accumulate * collectives.world() > 1
+    enough = options.batch_size if split_up else 2
+    for name, split, least in (("training", train, enough), ("validation", val, 1)):
         if len(split) < least:
             raise DataError(
                 f"{len(split)} {name} images, at least {least} needed",
@@ -206,7 +273,7 @@ def _check_splits(contract: Contract, train: Split, val: Split) -> None:
 
 def _check_resume(old: Identity, new: Identity) -> None:
     """A resumed run is the same run; another torch version only gives a warning."""
-    keys = sorted({*old.options, *new.options} - set(NOT_COMPARED))
+    keys = sorted({*old.options, *new.options} - {*NOT_COMPARED, "extend_epochs"})
     differing = [k for k in keys if old.options.get(k) != new.options.get(k)]
     differing += [
         k for k in ("spec", "contract", "rates", "data") if getattr(old, k) != getattr(new, k)

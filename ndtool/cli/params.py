@@ -20,7 +20,15 @@ from ndtool import console
 from ndtool.config import BOARDS, find_config, load_config, load_recorded, read_toml
 from ndtool.errors import ConfigError
 from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, WORD_OF
-from ndtool.types import Converter, FcScales, Policy, Recipe, Runtime, StudentLoss
+from ndtool.types import (
+    Converter,
+    FcScales,
+    Policy,
+    Precision,
+    Recipe,
+    Runtime,
+    StudentLoss,
+)
 
 T = TypeVar("T")
 _FROM_FILE: Final = "ndtool.from-file"  # in a context: table -> field -> value for that verb
@@ -138,25 +146,68 @@ Strides = Annotated[
 ]
 RecipeOpt = Annotated[Recipe, typer.Option(help="Training method.")]
 StudentLossOpt = Annotated[
-    StudentLoss, typer.Option(help="netdistiller: ud (KL where unsure, else labels) or kl.")
+    StudentLoss,
+    typer.Option(
+        help="netdistiller: ud (KL where unsure, else labels), kl, mix (KL and labels) or ce (labels)."
+    ),
 ]
 Surgery = Annotated[
     bool, typer.Option("--surgery/--no-surgery", help="netdistiller: project conflicting layers.")
 ]
 Expand = Annotated[
-    int, _number("expand", help="netdistiller: teacher's channels over the student's.")
+    Any,
+    typer.Option(
+        parser=int_list,
+        metavar="LIST",
+        help="netdistiller: teacher's channels over the student's; 2,3 with an assistant.",
+    ),
 ]
 Uncertainty = Annotated[
     float, _number("uncertainty", help="netdistiller: UD threshold, share of ln K.")
 ]
+TeacherStart = Annotated[
+    float, _number("teacher_start", help="netdistiller: share of steps before the teacher joins.")
+]
+TeacherStop = Annotated[
+    float, _number("teacher_stop", help="netdistiller: share of steps after which it leaves.")
+]
+TeacherEvery = Annotated[
+    int, _number("teacher_every", help="netdistiller: teacher on every so many steps.")
+]
+OuterTeacher = Annotated[
+    str,
+    typer.Option(
+        "--teacher",
+        metavar="KIND:FILE",
+        callback=not_empty,
+        help="kd, netdistiller: checkpoint:FILE, onnx:FILE or torchvision:NAME:FILE.",
+    ),
+]
+KdWeight = Annotated[
+    float, _number("kd_weight", help="kd: share of the teacher in the loss, the rest is labels.")
+]
+Temperature = Annotated[float, _number("temperature", help="Of that teacher's soft labels.")]
 Epochs = Annotated[int | None, _number("epochs", help="[by source]")]
+ExtendEpochs = Annotated[
+    int, _number("extend_epochs", help="So many more after the end of a run of --epochs.")
+]
 BatchSize = Annotated[int, _number("batch_size", help="Images per step.")]
+Accumulate = Annotated[
+    int, _number("accumulate", help="Parts of a step's batch, one at a time, to save memory.")
+]
 LearningRate = Annotated[float, _number("lr", help="Peak learning rate.")]
 Warmup = Annotated[float, _number("warmup", help="Share of steps with rising lr.")]
 Momentum = Annotated[float, _number("momentum", help="Of Nesterov SGD.")]
 WeightDecay = Annotated[float, _number("weight_decay", help="Not on biases and batch norm.")]
 LabelSmoothing = Annotated[float, _number("label_smoothing", help="Wherever a label is used.")]
 ClipNorm = Annotated[float, _number("clip_norm", help="Norm bound of the gradient; 0: off.")]
+MaxSkipped = Annotated[
+    int, _number("max_skipped", help="Steps in a row without a finite gradient that end it.")
+]
+Ema = Annotated[
+    float, _number("ema", help="Decay of the averaged student, which is then the result; 0: off.")
+]
+PrecisionOpt = Annotated[Precision, typer.Option("--precision", help="Of the passes.")]
 Crop = Annotated[
     int | None, _number("crop_px", "--crop", help="Padding of the random crop, px. [by source]")
 ]
@@ -272,14 +323,25 @@ _GROUPS: Final = (
             "surgery": Surgery,
             "expand": Expand,
             "uncertainty": Uncertainty,
+            "teacher_start": TeacherStart,
+            "teacher_stop": TeacherStop,
+            "teacher_every": TeacherEvery,
+            "teacher": OuterTeacher,
+            "kd_weight": KdWeight,
+            "temperature": Temperature,
             "epochs": Epochs,
+            "extend_epochs": ExtendEpochs,
             "batch_size": BatchSize,
+            "accumulate": Accumulate,
             "lr": LearningRate,
             "warmup": Warmup,
             "momentum": Momentum,
             "weight_decay": WeightDecay,
             "label_smoothing": LabelSmoothing,
             "clip_norm": ClipNorm,
+            "max_skipped": MaxSkipped,
+            "ema": Ema,
+            "precision": PrecisionOpt,
             "crop_px": Crop,
             "flip": Flip,
             "gray": Gray,

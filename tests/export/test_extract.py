@@ -28,7 +28,7 @@ def found(tmp_path: Path) -> checkpoint.Checkpoint:
         torch=str(torch.__version__),
         threads=1,
     )
-    checkpoint.save(tmp_path / "x.pt", TrainState(net=net, best_accuracy=0.0), identity)
+    checkpoint.save(tmp_path / "x.pt", TrainState(net=net, ends=(1,), best_accuracy=0.0), identity)
     return checkpoint.load(tmp_path / "x.pt")
 
 

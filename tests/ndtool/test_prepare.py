@@ -65,8 +65,8 @@ def test_a_last_map_below_2x2_is_told(
 
 def test_plain_does_not_compare_what_only_the_distiller_reads(options: TrainOptions) -> None:
     plain = replace(options, recipe=Recipe.PLAIN)
-    assert settings(plain) == settings(replace(plain, expand=5, surgery=False))
-    assert settings(options) != settings(replace(options, expand=5))
+    assert settings(plain) == settings(replace(plain, expand=(5,), surgery=False))
+    assert settings(options) != settings(replace(options, expand=(5,)))
     assert settings(options) == settings(replace(options, threads=3, device="cpu"))
 
 

@@ -25,13 +25,22 @@ from ndtool.types import Sha256
 SPEC = nets.se_spec()
 
 
-def saved(path: Path) -> tuple[TrainState, Identity]:
+def saved(path: Path, *, averaged: bool = False) -> tuple[TrainState, Identity]:
     net = Supernet(SPEC, rates=(2,), generator=torch.Generator().manual_seed(0))
     net.momentum.add_(0.5)
     row: dict[str, float | None] = dict.fromkeys(HISTORY_COLUMNS)
     row |= {"epoch": 1, "val_accuracy": 0.5, "lr": 0.1, "seconds": 1.25}
+    ema = Supernet(SPEC, rates=(), generator=torch.Generator().manual_seed(1))
     state = TrainState(
-        net=net, epoch=1, step=7, skipped_in_row=2, best_accuracy=0.5, best_epoch=1, history=[row]
+        net=net,
+        ema=ema if averaged else None,
+        ends=(2, 3),
+        epoch=1,
+        step=7,
+        skipped_in_row=2,
+        best_accuracy=0.5,
+        best_epoch=1,
+        history=[row],
     )
     identity = Identity(
         spec=SPEC,
@@ -46,6 +55,19 @@ def saved(path: Path) -> tuple[TrainState, Identity]:
     return state, identity
 
 
+def test_the_averaged_student_is_the_result(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    state, _ = saved(path, averaged=True)
+    assert state.ema is not None
+    loaded = checkpoint.load(path)
+    again = loaded.state().ema
+    assert again is not None
+    assert torch.equal(again.theta, state.ema.theta)
+    assert torch.equal(again.statistics, state.ema.statistics)
+    kept, expected = loaded.student_of().student_tensors(), state.ema.student_tensors()
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     state, identity = saved(path)
@@ -55,7 +77,16 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert torch.equal(again.net.theta, state.net.theta)
     assert torch.equal(again.net.momentum, state.net.momentum)
     assert torch.equal(again.net.statistics, state.net.statistics)
-    for name in ("epoch", "step", "skipped_in_row", "best_accuracy", "best_epoch", "history"):
+    assert again.ema is None
+    for name in (
+        "ends",
+        "epoch",
+        "step",
+        "skipped_in_row",
+        "best_accuracy",
+        "best_epoch",
+        "history",
+    ):
         assert getattr(again, name) == getattr(state, name)
     a, b = state.net.student_tensors(), loaded.supernet().student_tensors()
     assert list(a) == list(b)
@@ -213,6 +244,15 @@ WRONG: list[tuple[str, Any]] = [
     ("rates", [10**9]),
     ("rates", ["2"]),
     ("rates", 2),
+    ("rates", [2, 3]),
+    ("rates", [8, 4, 3, 2]),
+    ("ends", []),
+    ("ends", [1, 1]),
+    ("ends", [3, 2]),
+    ("ends", [0, 2]),
+    ("ends", [2.0]),
+    ("ema_theta", torch.zeros(3)),
+    ("ema_theta", 1),
     ("threads", 0),
     ("spec", "{}"),
     ("spec", nets.ds_spec().to_json()),

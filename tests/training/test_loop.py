@@ -11,21 +11,13 @@ from torch import Tensor
 
 from ndtool.data.types import Augment
 from ndtool.options import TRAIN
-from ndtool.training import loop
+from ndtool.training import batches, loop
 from ndtool.training.augment import Draws, Normalizer
-from ndtool.training.loop import (
-    HISTORY_COLUMNS,
-    Arrays,
-    Schedule,
-    TrainState,
-    accuracy,
-    fit,
-    make_schedule,
-    steps_per_epoch,
-    to_device,
-)
+from ndtool.training.batches import Arrays, Shuffled, to_device
+from ndtool.training.loop import HISTORY_COLUMNS, TrainState, accuracy, fit
 from ndtool.training.metrics import EpochFigures
 from ndtool.training.recipes import METHODS
+from ndtool.training.schedule import Schedule, make_schedule, steps_per_epoch
 from ndtool.training.supernet import Supernet
 from ndtool.types import Recipe
 
@@ -36,21 +28,21 @@ class Silent:
 
 
 def test_schedule_rises_linearly_then_falls_as_a_cosine() -> None:
-    schedule = Schedule(peak=0.4, warmup_steps=4, total_steps=12)
+    schedule = Schedule(peak=0.4, warmup_steps=4, ends=(12,))
     rates = [schedule.lr(step) for step in range(12)]
     assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
     assert rates[8] == pytest.approx(0.2)  # half way down
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert 0 < rates[-1] == pytest.approx(0.2 * (1 + math.cos(math.pi * 7 / 8)))
     assert schedule.lr(12) == pytest.approx(0.0, abs=1e-12)
-    assert Schedule(peak=1.0, warmup_steps=0, total_steps=2).lr(0) == 1.0
+    assert Schedule(peak=1.0, warmup_steps=0, ends=(2,)).lr(0) == 1.0
 
 
 @pytest.mark.parametrize(("samples", "steps"), [(5, 1), (8, 1), (15, 1), (16, 2), (1078, 134)])
 def test_incomplete_batches_are_dropped_but_the_only_one(samples: int, steps: int) -> None:
     assert steps_per_epoch(samples, 8) == steps
-    schedule = make_schedule(nets.options(epochs=10, warmup=0.1), samples)
-    assert schedule.total_steps == 10 * steps
+    schedule = make_schedule(nets.options(epochs=10, warmup=0.1), samples, (10, 13))
+    assert schedule.ends == (10 * steps, 13 * steps)
     assert schedule.warmup_steps == steps
     assert schedule.peak == TRAIN.lr
 
@@ -102,21 +94,23 @@ def run_fit(
 
     monkeypatch.setattr(loop, "accuracy", scored)
     calls: list[tuple[int, bool]] = []
-    state = TrainState(net=net)
+    state = TrainState(net=net, ends=(len(student_scores),))
+    train = to_device(nets.split_of(spec, 17), "cpu")
     fit(
         state,
         method,
         options=options,
-        train=to_device(nets.split_of(spec, 17), "cpu"),
+        train=Shuffled(train, Augment(crop_px=1, flip=True), options.seed),
         val=to_device(nets.split_of(spec, 6), "cpu"),
         normalize=Normalizer(nets.contract_of(spec)),
+        external=None,
         progress=Silent(),
         after_epoch=lambda state, best: calls.append((state.epoch, best)),
     )
     return state, calls
 
 
-@pytest.mark.parametrize("recipe", list(Recipe))
+@pytest.mark.parametrize("recipe", [Recipe.PLAIN, Recipe.NETDISTILLER])
 def test_validation_decides_the_best_epoch(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
     state, calls = run_fit(monkeypatch, [0.4, 0.8, 0.8, 0.5], recipe)
     assert calls == [(1, True), (2, True), (3, False), (4, False)]
@@ -124,16 +118,17 @@ def test_validation_decides_the_best_epoch(monkeypatch: pytest.MonkeyPatch, reci
     assert (state.epoch, state.step) == (4, 8)
 
 
-@pytest.mark.parametrize("recipe", list(Recipe))
+@pytest.mark.parametrize("recipe", [Recipe.PLAIN, Recipe.NETDISTILLER])
 def test_history_has_every_column(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
     state, _ = run_fit(monkeypatch, [0.4, 0.8], recipe)
     absent = {"teacher_loss", "val_accuracy_teacher", "conflict_rate", "largest_c", "kl_share"}
+    absent.add("assistant_loss")
     for number, row in enumerate(state.history, 1):
         assert tuple(row) == HISTORY_COLUMNS
         assert row["epoch"] == number
         assert row["skipped_steps"] == 0
         missing = {name for name, value in row.items() if value is None}
-        assert missing == (absent if recipe is Recipe.PLAIN else set())
+        assert missing == (absent if recipe is Recipe.PLAIN else {"assistant_loss"})
 
 
 def test_a_score_of_zero_is_still_a_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,13 +139,13 @@ def test_a_score_of_zero_is_still_a_best(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_each_epoch_has_its_own_order_of_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    real = loop.augment_batch
+    real = batches.augment_batch
 
     def noted(images: Tensor, index: Tensor, augment: Augment, draws: Draws) -> Tensor:
         seen.extend(index.tolist())
         return real(images, index, augment, draws)
 
-    monkeypatch.setattr(loop, "augment_batch", noted)
+    monkeypatch.setattr(batches, "augment_batch", noted)
     run_fit(monkeypatch, [0.1, 0.2], Recipe.PLAIN)  # 17 samples, batches of 8
     first, second = seen[:16], seen[16:]
     assert len(set(first)) == len(set(second)) == 16

@@ -14,12 +14,15 @@ from ndtool.arch import ArchSpec, lower
 from ndtool.options import TrainOptions
 from ndtool.training.build import bind, forward
 from ndtool.training.gradients import add_gradients, project_gradients
-from ndtool.training.loop import MAX_SKIPPED, Guard, train_step
 from ndtool.training.recipes import METHODS
-from ndtool.training.recipes.netdistiller import divergence, entropy, uncertainty_threshold
+from ndtool.training.recipes.losses import divergence, entropy
+from ndtool.training.recipes.method import Targets
+from ndtool.training.recipes.netdistiller import uncertainty_threshold
+from ndtool.training.step import Guard, train_step
 from ndtool.training.supernet import SharedSlice, Supernet, Width
 from ndtool.types import Recipe, StudentLoss
 
+MAX_SKIPPED = 20
 STEP = 2e-6  # float32, another order of summation
 LR = 0.1
 SPECS = [pytest.param(nets.ds_spec(), id="ds"), pytest.param(nets.se_spec(), id="se")]
@@ -31,6 +34,7 @@ RECIPES = [
         for surgery in (True, False)
     ),
 ]
+TAUGHT = [Recipe.PLAIN, Recipe.NETDISTILLER]  # those without an outer teacher
 Named = dict[str, Tensor]
 
 
@@ -47,7 +51,7 @@ def batch(spec: ArchSpec, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def step(net: Supernet, options: TrainOptions, x: Tensor, y: Tensor) -> dict[str, float]:
     method = METHODS[options.recipe](options, net.student.spec.classes)
-    figures, applied = train_step(net, method, x, y, lr=LR, options=options)
+    figures, applied = train_step(net, method, x, Targets(y), step=0, lr=LR, options=options)
     assert applied.dim() == 0
     return {name: float(value) for name, value in figures.items()}
 
@@ -77,8 +81,16 @@ def slow_student_loss(z: Tensor, teacher: Tensor, y: Tensor, options: TrainOptio
         smooth = options.label_smoothing
         q = [smooth / classes + (1 - smooth) * (k == y[i].item()) for k in range(classes)]
         ce = -sum(q[k] * log_s[i, k] for k in range(classes))
-        soft = options.student_loss is StudentLoss.KL or h > options.uncertainty * math.log(classes)
-        terms.append(kl if soft else ce)
+        unsure = h > options.uncertainty * math.log(classes)
+        match options.student_loss:
+            case StudentLoss.UD:
+                terms.append(kl if unsure else ce)
+            case StudentLoss.KL:
+                terms.append(kl)
+            case StudentLoss.MIX:
+                terms.append(kl + ce)
+            case StudentLoss.CE:
+                terms.append(ce)
     return torch.stack(terms).mean()  # type: ignore[arg-type]
 
 
@@ -196,10 +208,12 @@ def test_threshold_is_a_share_of_ln_k() -> None:
 
 def test_uncertain_samples_alone_learn_from_the_teacher() -> None:
     options = nets.options(label_smoothing=0.0)
-    student = METHODS[Recipe.NETDISTILLER](options, 3).losses[1]
+    spec = nets.ds_spec()
+    method = METHODS[Recipe.NETDISTILLER](options, 3)
+    student = method.passes(make(spec, options), 0)[1].loss
     z = torch.tensor([[0.0, 0.0, 0.0], [20.0, 0.0, 0.0]], requires_grad=True)  # unsure, sure
     teacher = torch.tensor([[0.0, 5.0, 0.0], [0.0, 5.0, 0.0]])
-    value, figures = student(z, torch.tensor([2, 0]), [teacher])
+    value, figures = student(z, Targets(torch.tensor([2, 0])), [teacher])
     assert figures["kl_share"] == 0.5
     expected = divergence(z.detach(), teacher)[0] / 2  # the sure sample has no loss left
     assert float(value.detach()) == pytest.approx(float(expected), abs=1e-6)
@@ -278,7 +292,7 @@ def test_teacher_gets_no_gradient_from_the_students_loss() -> None:
 
 
 @pytest.mark.slow  # the first use of the meta device loads much of torch
-@pytest.mark.parametrize("recipe", list(Recipe))
+@pytest.mark.parametrize("recipe", TAUGHT)
 @pytest.mark.parametrize("loss", list(StudentLoss))
 def test_step_never_reads_the_device(recipe: Recipe, loss: StudentLoss) -> None:
     """On the meta device there are no values: any read by the host would raise."""
@@ -288,7 +302,7 @@ def test_step_never_reads_the_device(recipe: Recipe, loss: StudentLoss) -> None:
     net = Supernet(spec, rates=method.rates, generator=None, device="meta")
     x = torch.empty(8, spec.in_channels, spec.height_px, spec.width_px, device="meta")
     y = torch.empty(8, dtype=torch.int64, device="meta")
-    figures, applied = train_step(net, method, x, y, lr=LR, options=options)
+    figures, applied = train_step(net, method, x, Targets(y), step=0, lr=LR, options=options)
     assert applied.device.type == "meta"
     assert set(figures) == {*method.means, *method.peaks, "grad_norm", "clipped_share"}
     with pytest.raises((RuntimeError, NotImplementedError)):
@@ -296,7 +310,7 @@ def test_step_never_reads_the_device(recipe: Recipe, loss: StudentLoss) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("recipe", list(Recipe))
+@pytest.mark.parametrize("recipe", TAUGHT)
 def test_step_with_non_finite_gradient_changes_nothing(bad: float, recipe: Recipe) -> None:
     spec = nets.ds_spec()
     options = nets.options(recipe=recipe)
@@ -308,22 +322,23 @@ def test_step_with_non_finite_gradient_changes_nothing(bad: float, recipe: Recip
     x = x.clone()
     x[3, 0, 2, 2] = bad
     method = METHODS[recipe](options, spec.classes)
-    _, applied = train_step(net, method, x, y, lr=LR, options=options)
+    _, applied = train_step(net, method, x, Targets(y), step=0, lr=LR, options=options)
     assert not applied
     after = (net.theta, net.momentum, net.statistics)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    _, applied = train_step(net, method, *batch(spec, 8, 6), lr=LR, options=options)
+    x, y = batch(spec, 8, 6)
+    _, applied = train_step(net, method, x, Targets(y), step=0, lr=LR, options=options)
     assert applied
 
 
 def test_guard_stops_a_row_of_skipped_steps_but_not_scattered_ones() -> None:
     yes, no = torch.tensor([True, False])
-    guard = Guard(0, "cpu")
+    guard = Guard(0, MAX_SKIPPED, "cpu")
     for _ in range(MAX_SKIPPED):
         for applied in (no, yes):
             guard.count(applied)
     assert guard.read(1) == (0, MAX_SKIPPED)
-    guard = Guard(3, "cpu")  # three already at the end of the epoch before
+    guard = Guard(3, MAX_SKIPPED, "cpu")  # three already at the end of the epoch before
     for _ in range(MAX_SKIPPED - 4):
         guard.count(no)
     assert guard.read(1) == (MAX_SKIPPED - 1, MAX_SKIPPED - 4)
