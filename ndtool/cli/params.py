@@ -23,6 +23,7 @@ from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, 
 from ndtool.types import (
     Converter,
     FcScales,
+    Freeze,
     Policy,
     Precision,
     Recipe,
@@ -148,7 +149,7 @@ RecipeOpt = Annotated[Recipe, typer.Option(help="Training method.")]
 StudentLossOpt = Annotated[
     StudentLoss,
     typer.Option(
-        help="netdistiller: ud (KL where unsure, else labels), kl, mix (KL and labels) or ce (labels)."
+        help="netdistiller: ud (KL where unsure, else labels), kl, mix (both) or ce (labels)."
     ),
 ]
 Surgery = Annotated[
@@ -187,6 +188,23 @@ KdWeight = Annotated[
     float, _number("kd_weight", help="kd: share of the teacher in the loss, the rest is labels.")
 ]
 Temperature = Annotated[float, _number("temperature", help="Of that teacher's soft labels.")]
+InitFrom = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|RUN",
+        callback=not_empty,
+        help="Start from this checkpoint's student; the classifier is new for other classes.",
+    ),
+]
+FreezeOpt = Annotated[
+    Freeze,
+    typer.Option(
+        "--freeze", help="plain, kd: keep the backbone or the norms of --init-from as they are."
+    ),
+]
+FreezeEpochs = Annotated[
+    int, _number("freeze_epochs", help="So many epochs, then all trains; 0: throughout.")
+]
 Epochs = Annotated[int | None, _number("epochs", help="[by source]")]
 ExtendEpochs = Annotated[
     int, _number("extend_epochs", help="So many more after the end of a run of --epochs.")
@@ -329,6 +347,9 @@ _GROUPS: Final = (
             "teacher": OuterTeacher,
             "kd_weight": KdWeight,
             "temperature": Temperature,
+            "init_from": InitFrom,
+            "freeze": FreezeOpt,
+            "freeze_epochs": FreezeEpochs,
             "epochs": Epochs,
             "extend_epochs": ExtendEpochs,
             "batch_size": BatchSize,
