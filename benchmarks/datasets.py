@@ -1,4 +1,6 @@
-"""The shared CIFAR-100 pack, unpacked once into a cache folder outside the repository.
+"""Data sets of the benchmarks, made once into a cache folder outside the repository.
+
+The shared CIFAR-100 pack, and subsets of any data set's training part.
 
     python benchmarks/datasets.py [--cache ~/.cache/ndtool]
 
@@ -19,6 +21,11 @@ from tempfile import TemporaryDirectory
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
+
+from ndtool.data.types import source_sha256
+from ndtool.prepare import Prepared
+from ndtool.types import Part
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CACHE = Path("~/.cache/ndtool")
@@ -78,6 +85,47 @@ def _is_as_described(path: Path, digests: dict[str, str]) -> bool:
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise SystemExit(f"{path} is damaged ({error}); delete it and start again") from None
+
+
+def subset_npz(prepared: Prepared, count: int, seed: int, cache: Path = CACHE) -> Path:
+    """An npz with `count` training images, as many of each class, drawn by `seed`.
+
+    Validation and test part are whole; all pixels are as the contract has them.
+
+    Raises:
+        SystemExit: a class has too few images.
+    """
+    source, contract = prepared.source, prepared.contract
+    described = f"{source_sha256(source)} {contract.sha256()}".encode("ascii")
+    digest = hashlib.sha256(described).hexdigest()[:12]
+    folder = cache.expanduser().resolve()
+    path = folder / f"{source.info.name}-{digest}-{count}-s{seed}.npz"
+    if not path.is_file():
+        splits = {part: source.load(part, contract) for part in Part}
+        chosen = stratified(splits[Part.TRAIN].labels, contract.num_classes, count, seed)
+        arrays = {"class_names": np.array(contract.labels)}
+        for part, split in splits.items():
+            rows = chosen if part is Part.TRAIN else slice(None)
+            arrays[f"x_{part.value}"] = split.images[rows]
+            arrays[f"y_{part.value}"] = split.labels[rows]
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as temporary:
+            np.savez(Path(temporary) / path.name, allow_pickle=False, **arrays)
+            (Path(temporary) / path.name).replace(path)
+    return path
+
+
+def stratified(labels: NDArray[np.int64], classes: int, count: int, seed: int) -> NDArray[np.intp]:
+    """Places of `count` // `classes` random samples of each class, rising."""
+    each = count // classes
+    rng = np.random.default_rng(seed)
+    places = []
+    for label in range(classes):
+        own = np.flatnonzero(labels == label)
+        if not 1 <= each <= len(own):
+            raise SystemExit(f"class {label} has {len(own)} training images, {each} are asked for")
+        places.append(rng.permutation(own)[:each])
+    return np.sort(np.concatenate(places))
 
 
 def main() -> None:

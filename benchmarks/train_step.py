@@ -1,21 +1,25 @@
-"""CPU time of one NetDistiller step against the two plain passes alone, and a naive step beside it.
+"""Time of one NetDistiller step against the two plain passes alone; others beside it.
 
     OMP_NUM_THREADS=1 python benchmarks/train_step.py [--out benchmarks/results/train-step.json]
+    python benchmarks/train_step.py --device cuda --out benchmarks/results/train-step-cuda.json
 
 (a) two passes: forward and backward of teacher and student with cross-entropy and the plain flat
 SGD update, nothing shared between the two. (b) naive: slices through autograd (zero-padded
-gradients), a Python `if` per layer and per sample. Interleaved; process time, one thread; the
-median of paired ratios is what counts, since neighbours on the machine disturb single figures.
+gradients), a Python `if` per layer and per sample. (c) the other recipes' own steps: plain, netaug.
+Interleaved; the median of paired ratios is what counts, since neighbours on the machine disturb
+single figures. On a CPU process time of one thread, on a GPU wall time up to its end.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,39 +30,53 @@ from ndtool.arch import ArchSpec, expand, lower
 from ndtool.models import make_spec
 from ndtool.options import TrainOptions
 from ndtool.training.build import bind, forward
-from ndtool.training.loop import train_step
+from ndtool.training.memory import kept_memory
 from ndtool.training.recipes import METHODS
+from ndtool.training.recipes.method import Targets
 from ndtool.training.recipes.netdistiller import uncertainty_threshold
+from ndtool.training.schedule import Moment
+from ndtool.training.step import train_step
 from ndtool.training.supernet import Supernet
 from ndtool.types import Recipe
 
 LR = 0.05
 SMOOTHING = 0.1
+RUN_STEPS = 1_000_000  # the first half of a run is what netaug is dearest in
 Step = Callable[[Tensor, Tensor], None]
 
 
-def netdistiller(spec: ArchSpec, options: TrainOptions) -> Step:
-    """The product's step: in-situ, surgery, UD, clip."""
-    method = METHODS[Recipe.NETDISTILLER](options, spec.classes)
-    net = Supernet(spec, rates=method.rates, generator=torch.Generator().manual_seed(0))
+def recipe_step(spec: ArchSpec, options: TrainOptions, device: torch.device) -> Step:
+    """The product's step of the options' recipe, with its wider networks taking part."""
+    method = METHODS[options.recipe](options, spec.classes)
+    generator = torch.Generator().manual_seed(0)
+    net = Supernet(
+        spec,
+        rates=method.rates,
+        augmented=method.augmented,
+        generator=generator,
+        device=device,
+    )
+    numbers = itertools.count()  # netaug draws another network in each step
 
     def step(x: Tensor, y: Tensor) -> None:
-        train_step(net, method, x, y, lr=LR, options=options)
+        moment = Moment(next(numbers), RUN_STEPS)
+        train_step(net, method, x, Targets(y), moment=moment, lr=LR, options=options)
 
     return step
 
 
-def two_passes(spec: ArchSpec, options: TrainOptions) -> Step:
+def two_passes(spec: ArchSpec, options: TrainOptions, device: torch.device) -> Step:
     """Teacher and student as two unrelated nets, the least a step can do."""
     nets = [
-        Supernet(s, rates=(), generator=torch.Generator().manual_seed(0))
-        for s in (expand(spec, options.expand), spec)
+        Supernet(s, rates=(), generator=torch.Generator().manual_seed(0), device=device)
+        for s in (expand(spec, options.expand[0]), spec)
     ]
 
     def step(x: Tensor, y: Tensor) -> None:
         for net in nets:
             net.grad.zero_()
-            F.cross_entropy(net.student(x, training=True), y, label_smoothing=SMOOTHING).backward()
+            logits = net.student(x, training=True)
+            torch.autograd.backward(F.cross_entropy(logits, y, label_smoothing=SMOOTHING))
             with torch.no_grad():
                 decayed = net.layout.decayed
                 net.grad[:decayed].add_(net.theta[:decayed], alpha=options.weight_decay)
@@ -68,9 +86,10 @@ def two_passes(spec: ArchSpec, options: TrainOptions) -> Step:
     return step
 
 
-def naive(spec: ArchSpec, options: TrainOptions) -> Step:
+def naive(spec: ArchSpec, options: TrainOptions, device: torch.device) -> Step:
     """Slices through autograd, one host decision per layer and per sample."""
-    net = Supernet(spec, rates=(options.expand,), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    net = Supernet(spec, rates=options.expand, generator=generator, device=device)
     assert net.teacher is not None
     wide = {n: t.detach().clone() for n, t in net.teacher.tensors.items()}
     own = {n: t.detach().clone() for n, t in net.student.tensors.items()}
@@ -79,11 +98,10 @@ def naive(spec: ArchSpec, options: TrainOptions) -> Step:
     leaves = [wide[n] for n in shared + norms] + [own[n] for n in norms]
     velocity = [torch.zeros_like(t) for t in leaves]
     threshold = uncertainty_threshold(options.uncertainty, spec.classes)
-    teacher_layers, student_layers = lower(expand(spec, options.expand)), lower(spec)
+    teacher_layers, student_layers = lower(expand(spec, options.expand[0])), lower(spec)
 
     def gradients(loss: Tensor) -> list[Tensor]:
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-        return [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, grads, strict=True)]
+        return list(torch.autograd.grad(loss, leaves, materialize_grads=True))
 
     def step(x: Tensor, y: Tensor) -> None:
         for leaf in leaves:
@@ -119,16 +137,41 @@ def naive(spec: ArchSpec, options: TrainOptions) -> Step:
     return step
 
 
-def measure(steps: dict[str, Step], x: Tensor, y: Tensor, repeats: int) -> dict[str, list[float]]:
-    """CPU milliseconds of each step, interleaved, after two warm-up rounds."""
+def measure(
+    steps: Mapping[str, Step], x: Tensor, y: Tensor, repeats: int
+) -> dict[str, list[float]]:
+    """Milliseconds of each step, interleaved, after two warm-up rounds."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(repeats + 2):
-        for name, step in steps.items():
-            start = time.process_time()
-            step(x, y)
-            if round_ >= 2:
-                times[name].append(1e3 * (time.process_time() - start))
+    with kept_memory():  # as in training
+        for round_ in range(repeats + 2):
+            for name, step in steps.items():
+                start = _now_s(x.device)
+                step(x, y)
+                if round_ >= 2:
+                    times[name].append(1e3 * (_now_s(x.device) - start))
     return times
+
+
+def _now_s(device: torch.device) -> float:
+    """Process time; on a GPU the wall clock, once everything before has been done."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def paired_ratio(times: list[float], base: list[float]) -> float:
+    """Median of the ratios of figures that were measured one after the other."""
+    return statistics.median(t / b for t, b in zip(times, base, strict=True))
+
+
+def make_batch(spec: ArchSpec, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Random images (B, C, H, W) in the loop's memory format, and labels."""
+    gen = torch.Generator().manual_seed(1)
+    shape = (count, spec.height_px, spec.width_px, spec.in_channels)
+    x = torch.rand(shape, generator=gen).permute(0, 3, 1, 2)
+    y = torch.randint(0, spec.classes, (count,), generator=gen)
+    return x.to(device), y.to(device)
 
 
 def main() -> None:
@@ -136,8 +179,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/train-step.json"))
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    device = torch.device(arguments.device)
     options = TrainOptions()
     cases = [
         ("ds-cnn 1.0, 32x32x1, 10 classes", "ds-cnn", 1.0, 1, 10),
@@ -155,21 +200,17 @@ def main() -> None:
                 classes=classes,
                 strides=strides,
             )
-            gen = torch.Generator().manual_seed(1)
-            x = torch.rand(batch, 32, 32, channels, generator=gen).permute(0, 3, 1, 2)
-            y = torch.randint(0, classes, (batch,), generator=gen)
+            x, y = make_batch(spec, batch, device)
             steps = {
-                "two passes": two_passes(spec, options),
-                "netdistiller": netdistiller(spec, options),
-                "naive": naive(spec, options),
+                "two passes": two_passes(spec, options, device),
+                "netdistiller": recipe_step(spec, options, device),
+                "naive": naive(spec, options, device),
+                "plain": recipe_step(spec, replace(options, recipe=Recipe.PLAIN), device),
+                "netaug": recipe_step(spec, replace(options, recipe=Recipe.NETAUG), device),
             }
             repeats = arguments.repeats if model == "ds-cnn" else max(6, arguments.repeats // 3)
             times = measure(steps, x, y, repeats)
-            base = times["two passes"]
-            ratios = {
-                name: statistics.median(t / b for t, b in zip(times[name], base, strict=True))
-                for name in steps
-            }
+            ratios = {name: paired_ratio(times[name], times["two passes"]) for name in steps}
             rows.append(
                 {
                     "net": title,
@@ -181,14 +222,21 @@ def main() -> None:
                 }
             )
             print(json.dumps(rows[-1]), flush=True)
-    machine = {
+    document = {"machine": machine(device) | {"seed": 1}, "rows": rows}
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """What the figures of a training depend on besides its options."""
+    found: dict[str, str | int] = {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "seed": 1,
     }
-    arguments.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
 
 
 def _processor() -> str:

@@ -83,6 +83,7 @@ class _State:
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
+    muted: bool = False  # another process of the same training speaks
     log_file: Path | None = None  # what goes to stderr is also appended here
     resume_hint: str = ""  # what to do after an interrupt
     warnings: list[tuple[str, str]] = field(default_factory=list)
@@ -98,7 +99,7 @@ def configure(*, quiet: bool, verbose: bool, as_json: bool, log_file: Path | Non
         ConfigError: the log file cannot be written.
     """
     STATE.quiet, STATE.verbose, STATE.as_json = quiet, verbose, as_json
-    STATE.log_file, STATE.resume_hint = None, ""
+    STATE.log_file, STATE.resume_hint, STATE.muted = None, "", False
     STATE.warnings.clear()
     if log_file is not None:
         try:
@@ -120,6 +121,22 @@ def set_resume_hint(text: str) -> None:
     STATE.resume_hint = text
 
 
+def mute(*, on: bool = True) -> None:
+    """Say nothing from now on, or speak again: of several processes one speaks."""
+    STATE.muted = on
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Say nothing inside: it has been said, or will be."""
+    before = STATE.muted
+    STATE.muted = True
+    try:
+        yield
+    finally:
+        STATE.muted = before
+
+
 def _append(path: Path, text: str) -> None:
     # Opened for every line: a killed process leaves every line it showed.
     with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
@@ -128,6 +145,8 @@ def _append(path: Path, text: str) -> None:
 
 def _to_stderr(text: str) -> None:
     """A line on stderr and in the log file; a log that breaks is told once, and given up."""
+    if STATE.muted:
+        return
     safe = _harmless(text)
     _write(sys.stderr, safe)
     if STATE.log_file is None:
@@ -163,7 +182,7 @@ class OutputLost(BaseException):
 
 def _write(stream: TextIO | None, text: str) -> None:
     """Lines on a stream; nothing when the process was started with it closed."""
-    if stream is None:
+    if stream is None or STATE.muted:
         return
     encoding = stream.encoding or "utf-8"
     try:
@@ -243,7 +262,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _bar_wanted() -> bool:
     plain = os.environ.get("CI") or os.environ.get("TERM") == "dumb" or STATE.quiet
-    return sys.stderr is not None and sys.stderr.isatty() and not plain
+    return sys.stderr is not None and sys.stderr.isatty() and not (plain or STATE.muted)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ _PACKAGES: Final = (
     ("torchvision", ("torchvision",), "train", "training.vision: torchvision beside a CPU torch"),
     ("sklearn", ("scikit-learn",), "train", "the embedded digits"),
     ("PIL", ("pillow",), "train", "reading images"),
+    ("matplotlib", ("matplotlib",), "train", "curves of a training"),
+    ("tensorboard", ("tensorboard",), "train", "train --tensorboard"),
     ("onnx", ("onnx",), "export", "ONNX"),
     ("onnxruntime", ("onnxruntime",), "export", "the ONNX hop, ranges"),
     ("ai_edge_litert", ("ai-edge-litert",), "export", "the .tflite schema, LiteRT"),
@@ -35,7 +37,6 @@ _PACKAGES: Final = (
     ("tflite_micro", ("tflite-micro",), "verify", "the reference interpreter"),
     ("elftools", ("pyelftools",), "verify", "verify --on qemu: sizes, instructions"),
     ("tensorflow", ("tensorflow-cpu", "tensorflow"), "tensorflow", "--converter tensorflow"),
-    ("matplotlib", ("matplotlib",), "report", "plots"),
 )
 # program, Debian packages, purpose
 _TOOLS: Final = (

@@ -39,7 +39,8 @@ EXTRA_OF: Final = {
     "tflite_micro": "verify",
     "elftools": "verify",
     "tensorflow": "tensorflow",
-    "matplotlib": "report",
+    "matplotlib": "train",
+    "tensorboard": "train",
     "tflite_runtime": "tflite-runtime",
 }
 
@@ -69,6 +70,17 @@ class NdError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what} ({self.where}); {self.remedy} [{self.code}]"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception's own way calls the class with `args`, which keyword arguments are not in.
+        return _remade, (type(self), self.args, self.__dict__)
+
+
+def _remade(kind: type[NdError], args: tuple[object, ...], state: dict[str, object]) -> NdError:
+    """An error that came from another process."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class InputError(NdError):

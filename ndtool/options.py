@@ -11,8 +11,10 @@ from types import MappingProxyType
 from typing import Final
 
 from ndtool.types import (
+    Augmentation,
     Converter,
     FcScales,
+    Freeze,
     Policy,
     Precision,
     Recipe,
@@ -42,8 +44,11 @@ class TrainOptions:
     teacher: str = ""  # external teacher: checkpoint:FILE, onnx:FILE or torchvision:NAME:FILE
     kd_weight: float = 0.7  # kd: share of the external teacher in the loss, the rest is labels
     temperature: float = 2.0  # of the external teacher's soft labels
+    init_from: str = ""  # checkpoint, or run folder, whose student the run starts from; empty: none
+    freeze: Freeze = Freeze.NONE  # plain, kd: what keeps the values of init_from
+    freeze_epochs: int = 0  # for so many epochs; 0: throughout
     epochs: int | None = None
-    extend_epochs: int = 0  # more, after a run has ended
+    extend_epochs: tuple[int, ...] = ()  # more after its end; each extension counts from `epochs`
     batch_size: int = 128  # images of one step, over all parts and processes
     accumulate: int = 1  # parts in which a step's batch goes through the networks
     lr: float = 0.1  # peak, for batch_size samples; not scaled by us
@@ -55,6 +60,9 @@ class TrainOptions:
     max_skipped: int = 20  # steps in a row without a finite gradient that end a run
     ema: float = 0.0  # decay of the averaged student that is then evaluated and kept; 0: off
     precision: Precision = Precision.FP32
+    cuda_graphs: bool = False  # replay a recorded step instead of launching its kernels
+    loaders: int = 0  # processes that decode while training; 0: all is decoded into memory first
+    augment: Augmentation = Augmentation.CROP
     crop_px: int | None = None  # padding of the random crop; 0: off
     flip: bool | None = None  # horizontal
     gray: bool | None = None  # None: the source's own colour
@@ -65,8 +73,10 @@ class TrainOptions:
     bad_files: str = "stop"  # or skip
     max_pixels: int = 64 * 1024 * 1024
     seed: int = 0
-    threads: int = 0  # 0: the cores, at most 4; recorded in the checkpoint
+    threads: int = 0  # of a process; 0: its share of the cores, at most 4; in the checkpoint
     device: str = "auto"  # auto, cpu, cuda, cuda:N
+    tensorboard: bool = False  # also keep the history as a TensorBoard event file
+    nproc: int = 1  # processes on this machine that share each batch
     target: str = ""  # board that the network must fit; empty: none
     boards: str = ""  # TOML file with more boards
 
@@ -123,6 +133,7 @@ class CheckOptions:
 
 RATE_BOUNDS: Final = (2, 8)  # of each of TrainOptions.expand
 MAX_RATES: Final = 3  # wider networks at once
+MAX_EXTENSIONS: Final = 99  # of one run
 
 TRAIN: Final = TrainOptions()
 EXPORT: Final = ExportOptions()
@@ -140,8 +151,8 @@ TRAIN_BOUNDS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
         "teacher_every": (1, 1000),
         "kd_weight": (0.0, 1.0),
         "temperature": (0.1, 100.0),
+        "freeze_epochs": (0, 100_000),
         "epochs": (1, 100_000),
-        "extend_epochs": (0, 100_000),
         "accumulate": (1, 1024),
         "batch_size": (2, 65_536),  # batch norm needs two values
         "lr": (1e-12, 1000.0),
@@ -152,9 +163,11 @@ TRAIN_BOUNDS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
         "clip_norm": (0.0, 1e6),
         "max_skipped": (1, 1_000_000),
         "ema": (0.0, 0.999999),
+        "loaders": (0, 60),  # a pool has no more on Windows
         "crop_px": (0, 1024),
         "seed": (0, 2**31 - 1),
         "threads": (0, 1024),
+        "nproc": (1, 1024),
     }
 )
 # Field -> the word a user types, for the fields where it is another one. Flags and the keys of

@@ -5,15 +5,17 @@ What `train` needs before torch is loaded, and what refuses a folder that holds 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, cast
 
 from ndtool.arch import ArchSpec, lower, parse_spec
-from ndtool.config import load_run_table, replace_table, table_text
-from ndtool.console import csv_cell, visible, warn
+from ndtool.config import load_recorded, load_run_table, replace_table, table_text
+from ndtool.console import csv_cell, info, visible, warn
 from ndtool.contract import (
     Alpha,
     Contract,
@@ -28,7 +30,7 @@ from ndtool.data import open_source
 from ndtool.data.types import DataOptions, Source, SourceInfo, source_sha256
 from ndtool.errors import ConfigError, InputError
 from ndtool.models import make_spec
-from ndtool.options import TrainOptions
+from ndtool.options import MAX_EXTENSIONS, TRAIN_BOUNDS, TrainOptions
 from ndtool.rundir import (
     CHECKPOINT,
     CONFIG,
@@ -36,15 +38,18 @@ from ndtool.rundir import (
     LABELS,
     LOCK,
     MANIFEST,
+    MAX_CHECKPOINT_BYTES,
     SPEC,
     SPLIT,
     RunDir,
     StageKey,
     Value,
+    checkpoint_file,
     read_bounded,
+    sha256_bounded,
     slug,
 )
-from ndtool.types import Recipe
+from ndtool.types import Augmentation, Recipe, Sha256, TeacherKind
 
 TRAIN_VERSION: Final = 1  # of the train stage: raised when the same options give other weights
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -66,10 +71,32 @@ _OF_RECIPES: Final[Mapping[str, frozenset[Recipe]]] = {
     ),
     **dict.fromkeys(("teacher", "temperature"), frozenset({Recipe.KD, Recipe.NETDISTILLER})),
     "kd_weight": frozenset({Recipe.KD}),
+    **dict.fromkeys(("freeze", "freeze_epochs"), frozenset({Recipe.PLAIN, Recipe.KD})),
 }
 # Options that change how a run is done, not what comes out of it
-NOT_COMPARED: Final = ("device", "threads", "target", "boards")
+NOT_COMPARED: Final = (
+    "device",
+    "threads",
+    "nproc",
+    "loaders",
+    "tensorboard",
+    "cuda_graphs",
+    "target",
+    "boards",
+)
 _PLACE: Final = ("name", "out")
+_EXTENSIONS: Final = "extend_epochs"  # may grow: `keep_extensions`
+_NUMBERS: Final = re.compile(r"[0-9]{1,6}(,[0-9]{1,6})*")
+_TEACHERS: Final = "checkpoint:FILE, onnx:FILE or torchvision:NAME:FILE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherFile:
+    """What --teacher names."""
+
+    kind: TeacherKind
+    network: str  # torchvision's name of it; "" of other kinds
+    path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +125,7 @@ def prepare(options: TrainOptions, *, name: str, out: Path) -> Prepared:
     Raises:
         DataError, ConfigError, ContractError: as the parts say.
     """
+    check_teacher(options)
     if name and not _NAME.fullmatch(name):
         raise ConfigError(
             f"'{visible(name)}' is no name for a run",
@@ -105,13 +133,14 @@ def prepare(options: TrainOptions, *, name: str, out: Path) -> Prepared:
             remedy="use letters, digits, '.', '_' and '-'; the folder is --out",
             code="option.name",
         )
-    if not options.data.isprintable():
-        raise ConfigError(
-            "the path of the data holds bytes that are no text",
-            where=visible(options.data),
-            remedy="rename the folder",
-            code="option.data-text",
-        )
+    for path in (options.data, options.init_from):
+        if not path.isprintable():
+            raise ConfigError(
+                "the path holds bytes that are no text",
+                where=visible(path),
+                remedy="rename the file or folder",
+                code="option.data-text",
+            )
     source, contract = open_with_contract(options)
     info = source.info
     side = contract.input.height
@@ -135,13 +164,34 @@ def prepare(options: TrainOptions, *, name: str, out: Path) -> Prepared:
     width = "" if options.width == 1.0 else f"-w{options.width:g}"
     default = f"{info.name}-{options.model}{width}-{side}-{options.recipe.value}"
     run = RunDir(out / (name or slug(default)))
+    if options.init_from and _writes(run, checkpoint_file(options.init_from)):
+        raise ConfigError(
+            "the run would start from a file that it writes itself",
+            where=f"--init-from {visible(options.init_from)}",
+            remedy="use another --name for the new run",
+            code="train.init-itself",
+        )
+    if options.teacher and _writes(run, read_teacher(options.teacher).path):
+        raise ConfigError(
+            "the run would learn from a file that it writes itself",
+            where=f"--teacher {visible(options.teacher)}",
+            remedy="use another --name for the new run",
+            code="train.teacher-itself",
+        )
     return Prepared(run=run, options=resolved, spec=spec, contract=contract, source=source)
+
+
+def _writes(run: RunDir, path: Path) -> bool:
+    """Whether `path` lies in the run folder, through links too."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(run.path))
 
 
 def resolve(options: TrainOptions, info: SourceInfo, contract: Contract) -> TrainOptions:
     """The options with every default that depends on the data filled in."""
     side = contract.input.height
     scaled_crop = round(info.augment.crop_px * side / info.resolution)
+    if options.augment is Augmentation.RESIZED_CROP:
+        scaled_crop = 0  # it cuts in a way of its own
     return replace(
         options,
         resolution=side,
@@ -187,11 +237,68 @@ def _normalize(kind: str, channels: int) -> Normalize:
     return mean_std_normalize(IMAGENET_MEAN, IMAGENET_STD)
 
 
+def check_teacher(options: TrainOptions) -> None:
+    """A recipe that learns from an external teacher has one, and no other is given one.
+
+    Raises:
+        ConfigError: the two do not go together, or --teacher names nothing of its kinds.
+    """
+    recipe = options.recipe
+    if options.teacher and recipe not in _OF_RECIPES["teacher"]:
+        raise ConfigError(
+            f"--recipe {recipe.value} learns from no external teacher",
+            where="--teacher",
+            remedy="use --recipe kd or netdistiller, or leave --teacher out",
+            code="option.teacher",
+        )
+    if options.teacher:
+        read_teacher(options.teacher)
+    elif recipe is Recipe.KD:
+        raise ConfigError(
+            "--recipe kd needs a teacher",
+            where="--recipe",
+            remedy=f"name one with --teacher: {_TEACHERS}",
+            code="option.teacher",
+        )
+
+
+def read_teacher(text: str) -> TeacherFile:
+    """The parts of --teacher; of a run folder, the file is its best checkpoint.
+
+    Raises:
+        ConfigError: no such kind, or a part is missing.
+    """
+    word, _, rest = text.partition(":")
+    kind = next((kind for kind in TeacherKind if kind.value == word), None)
+    network, file = "", rest
+    if kind is TeacherKind.TORCHVISION:
+        network, _, file = rest.partition(":")
+    whole = bool(file) and bool(network) == (kind is TeacherKind.TORCHVISION)
+    if kind is None or not whole or not text.isprintable():
+        raise ConfigError(
+            f"'{visible(text)}' names no teacher",
+            where="--teacher",
+            remedy=f"use {_TEACHERS}",
+            code="option.teacher",
+        )
+    path = checkpoint_file(file) if kind is TeacherKind.CHECKPOINT else Path(file)
+    return TeacherFile(kind=kind, network=network, path=path)
+
+
+def teacher_sha256(text: str) -> Sha256:
+    """Hash of the file that --teacher names.
+
+    Raises:
+        ConfigError, InputError: there is none that could be one.
+    """
+    return sha256_bounded(read_teacher(text).path, MAX_CHECKPOINT_BYTES)
+
+
 def settings(options: TrainOptions) -> dict[str, Value]:
     """The options that decide a training's result, as plain values for the manifest."""
     plain: dict[str, Value] = {}
     for key, value in asdict(options).items():
-        if key in NOT_COMPARED or value is None:
+        if key in NOT_COMPARED or value is None or value == ():
             continue
         if options.recipe not in _OF_RECIPES.get(key, (options.recipe,)):
             continue
@@ -199,14 +306,34 @@ def settings(options: TrainOptions) -> dict[str, Value]:
     return plain
 
 
+def outer_files(options: TrainOptions) -> dict[str, Sha256]:
+    """Hashes of the files that a training reads beside its images, by their use.
+
+    Raises:
+        ConfigError, InputError: one is missing, or no file that could be read.
+    """
+    found = {}
+    if options.init_from:
+        path = checkpoint_file(options.init_from)
+        found["init"] = sha256_bounded(path, MAX_CHECKPOINT_BYTES)
+    if options.teacher:
+        found["teacher"] = teacher_sha256(options.teacher)
+    return found
+
+
 def train_key(prepared: Prepared) -> StageKey:
     """What a training depends on."""
     ignore = prepared.source.info.ignore
+    sources = {
+        "data": source_sha256(prepared.source),
+        "contract": prepared.contract.sha256(),
+        **outer_files(prepared.options),
+    }
     return StageKey(
         stage="train",
         version=TRAIN_VERSION,
         options=settings(prepared.options) | ({"ndignore": "\n".join(ignore)} if ignore else {}),
-        sources={"data": source_sha256(prepared.source), "contract": prepared.contract.sha256()},
+        sources=sources,
     )
 
 
@@ -251,13 +378,13 @@ def require_same_training(prepared: Prepared) -> None:
         InputError: names the options that differ and how to go on.
     """
     run = prepared.run
-    if not run.has(CHECKPOINT) and "train" not in run.manifest().stages:
-        return  # nothing was trained yet: a refused attempt must not bar the next one
+    if not _was_trained(run):
+        return
     stored = load_run_table(run / CONFIG, "train")
     mine = settings(prepared.options)
     differing = [
         f"{key} {stored.get(key, 'unset')} -> {mine.get(key, 'unset')}"
-        for key in sorted({*stored, *mine} - {*NOT_COMPARED, *_PLACE})
+        for key in sorted({*stored, *mine} - {*NOT_COMPARED, *_PLACE, _EXTENSIONS})
         if stored.get(key) != mine.get(key)
     ]
     if not differing and run.has(SPEC) and _spec_of(run) != prepared.spec:
@@ -268,6 +395,83 @@ def require_same_training(prepared: Prepared) -> None:
             where=str(prepared.run.path),
             remedy="choose another --name, or --force to replace it",
             code="run.other-training",
+        )
+
+
+def _was_trained(run: RunDir) -> bool:
+    """Whether something was; a refused attempt must not bar the next one."""
+    return run.has(CHECKPOINT) or "train" in run.manifest().stages
+
+
+def keep_extensions(
+    prepared: Prepared, given: Mapping[str, str]
+) -> tuple[Prepared, Mapping[str, str]]:
+    """The training with all by which its run was extended, and where each option came from.
+
+    Without --extend-epochs a run keeps its own extensions; a larger number is one more. So the
+    options of a run, and with them its config.toml, always give its weights again.
+
+    Raises:
+        ConfigError: fewer epochs than the run has been given already.
+    """
+    options, run = prepared.options, prepared.run
+    check_extensions(options)
+    known, origin = _recorded_extensions(run) if _was_trained(run) else ((), "")
+    wanted = options.extend_epochs
+    if not known:
+        return prepared, given
+    if wanted and wanted[-1] < known[-1]:
+        raise ConfigError(
+            f"this run was extended by {known[-1]} epochs before, now by {wanted[-1]}",
+            where="--extend-epochs",
+            remedy=f"use {known[-1]} or more, or another --name",
+            code="train.shorter",
+        )
+    if not wanted:
+        info(f"train: extend_epochs {known[-1]} of this run")
+        given = {**given, _EXTENSIONS: origin}
+    joined = (*known, *(more for more in wanted if more > known[-1]))
+    kept = replace(prepared, options=replace(options, extend_epochs=joined))
+    check_extensions(kept.options)
+    return kept, given
+
+
+def _recorded_extensions(run: RunDir) -> tuple[tuple[int, ...], str]:
+    """Those of the run's config.toml, and where they came from; none and "" where it has none."""
+    found = load_recorded(run / CONFIG, "train", (_EXTENSIONS,))
+    if not found:
+        return (), ""
+    value, origin = found[_EXTENSIONS]
+    whole = type(value) in (str, int) and _NUMBERS.fullmatch(str(value))
+    known = tuple(int(part) for part in str(value).split(",")) if whole else ()
+    if not known or not _is_rising(known):
+        raise ConfigError(
+            f"{visible(str(value))} is no number of further epochs",
+            where=f"{visible(str(run / CONFIG))}: train.{_EXTENSIONS}",
+            remedy="mend that line, or --force to train anew",
+            code="config.value",
+        )
+    return known, origin
+
+
+def _is_rising(more: tuple[int, ...]) -> bool:
+    return all(a < b for a, b in pairwise((0, *more)))
+
+
+def check_extensions(options: TrainOptions) -> None:
+    """Refuse extensions that do not follow each other.
+
+    Raises:
+        ConfigError: not rising, too many of them, or too long.
+    """
+    more = options.extend_epochs
+    longest = int(TRAIN_BOUNDS["epochs"][1]) - (options.epochs or 0)
+    if not _is_rising(more) or len(more) > MAX_EXTENSIONS or (more and more[-1] > longest):
+        raise ConfigError(
+            f"{visible(','.join(map(str, more)))} is no number of further epochs",
+            where="--extend-epochs",
+            remedy=f"use 1 to {longest}; of a run extended several times, rising numbers",
+            code="train.option",
         )
 
 

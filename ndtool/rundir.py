@@ -40,6 +40,8 @@ SPLIT: Final = "train/split.csv"
 SPEC: Final = "train/spec.json"
 SKIPPED: Final = "train/skipped.csv"
 TRAIN_LOG: Final = "train/train.log"
+CURVES: Final = "train/curves.svg"
+TENSORBOARD: Final = "train/tensorboard/events.out.tfevents.ndtool"  # one of its word for it
 STUDENT: Final = "export/student.safetensors"
 STUDENT_SPEC: Final = "export/student.json"
 ONNX: Final = "export/model.onnx"
@@ -55,6 +57,7 @@ LOCK: Final = ".lock"
 GIT_TIMEOUT_S: Final = 10
 MAX_KEYS: Final = 5  # of metrics.json named in a problem
 MAX_JSON_BYTES: Final = 64 * 1024 * 1024
+MAX_CHECKPOINT_BYTES: Final = 2 * 1024**3
 
 _SLUG: Final = re.compile(r"[^a-z0-9.-]+")
 _REMEDY: Final = "name a folder made by ndtool train"
@@ -593,6 +596,23 @@ def read_bounded(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
     Raises:
         InputError: missing, not a regular file, or too large.
     """
+    with _readable(path, limit):
+        return path.read_bytes()
+
+
+def sha256_bounded(path: Path, limit: int) -> Sha256:
+    """Hash of a regular file of at most `limit` bytes.
+
+    Raises:
+        InputError: missing, not a regular file, or too large.
+    """
+    with _readable(path, limit):
+        return sha256_file(path)
+
+
+@contextlib.contextmanager
+def _readable(path: Path, limit: int) -> Iterator[None]:
+    """Check the file before the block, and name it where the block cannot read it."""
     try:
         if not path.is_file():
             what = "not a regular file" if path.exists() else "no such file"
@@ -604,7 +624,7 @@ def read_bounded(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
                 remedy="is it the right file?",
                 code="input.too-large",
             )
-        return path.read_bytes()
+        yield
     except OSError as error:
         raise InputError(
             f"cannot read: {error.strerror}",
@@ -625,6 +645,12 @@ def run_folder(name: str) -> Path | None:
         return _run_path(name) or _run_path(name, MANIFEST)
     except OSError:  # for who opens it to say
         return None
+
+
+def checkpoint_file(name: str) -> Path:
+    """The checkpoint that a user means: best.pt of a run folder, or the file of that name."""
+    folder = run_folder(name) or Path(name)
+    return folder / BEST if folder.is_dir() else Path(name)
 
 
 def _run_path(name: str, mark: str = CONTRACT) -> Path | None:

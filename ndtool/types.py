@@ -13,7 +13,16 @@ class Recipe(StrEnum):
 
     PLAIN = "plain"
     KD = "kd"
+    NETAUG = "netaug"
     NETDISTILLER = "netdistiller"
+
+
+class TeacherKind(StrEnum):
+    """What the file of an external teacher is."""
+
+    CHECKPOINT = "checkpoint"
+    ONNX = "onnx"
+    TORCHVISION = "torchvision"
 
 
 class StudentLoss(StrEnum):
@@ -27,6 +36,28 @@ class StudentLoss(StrEnum):
     KL = "kl"
     MIX = "mix"
     CE = "ce"
+
+
+class Freeze(StrEnum):
+    """What keeps the values that it starts with; batch norms then run on stored statistics.
+
+    backbone: all but the classifier. norms: gamma, beta and statistics of the batch norms.
+    """
+
+    NONE = "none"
+    BACKBONE = "backbone"
+    NORMS = "norms"
+
+
+class Augmentation(StrEnum):
+    """How a training picture is varied (training-methods, 1.7).
+
+    crop: cut at a random place of the padded pixels. resized-crop: a random window of the original
+    picture, scaled to the input, in random brightness and saturation.
+    """
+
+    CROP = "crop"
+    RESIZED_CROP = "resized-crop"
 
 
 class Precision(StrEnum):

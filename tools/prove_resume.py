@@ -32,6 +32,7 @@ from torch import Tensor
 from ndtool.arch import parse_spec
 from ndtool.rundir import BEST, CHECKPOINT, CONTRACT, HISTORY, STUDENT_SPEC, RunDir
 from ndtool.training import checkpoint
+from ndtool.training.loop import TIME_COLUMNS
 
 COMMAND: Final = "import sys; from ndtool.cli.main import main; sys.exit(main())"
 OPTIONS: Final = ("--data", "digits", "--epochs", "5", "--batch-size", "64", "--threads", "1")
@@ -131,7 +132,7 @@ def bits(value: object) -> object:
     if isinstance(value, Tensor):
         return value.view(torch.int32).numpy().tobytes()  # 0.0 == -0.0 would hide a difference
     if isinstance(value, tuple):
-        return [{key: row[key] for key in row if key != "seconds"} for row in value]
+        return [{key: row[key] for key in row if key not in TIME_COLUMNS} for row in value]
     return value
 
 

@@ -25,6 +25,10 @@ class Draws:
     left: Tensor  # (N,) int64
     flip: Tensor  # (N,) bool
 
+    def of(self, index: Tensor) -> Draws:
+        """Those of the samples `index` (B,)."""
+        return Draws(self.top[index], self.left[index], self.flip[index])
+
 
 def draw_epoch(
     augment: Augment, samples: int, *, seed: int, epoch: int, device: torch.device | str = "cpu"
@@ -38,19 +42,24 @@ def draw_epoch(
 
 
 def augment_batch(images: Tensor, index: Tensor, augment: Augment, draws: Draws) -> Tensor:
-    """The samples `index` (B,), each cropped and perhaps flipped; uint8 (B, H, W, C).
+    """The samples `index` (B,) of a set, each cropped and perhaps flipped; uint8 (B, H, W, C)."""
+    return crop_and_flip(images[index], augment, draws.of(index))
+
+
+def crop_and_flip(images: Tensor, augment: Augment, draws: Draws) -> Tensor:
+    """A batch (B, H, W, C), each image cropped and perhaps flipped as drawn for it.
 
     The image is padded by `crop_px` zeros on each side, cut at its drawn place, then mirrored.
     """
     if augment.crop_px == 0 and not augment.flip:
-        return images[index]
+        return images
     pad = augment.crop_px
     _, height, width, channels = images.shape
-    padded = F.pad(images[index], (0, 0, pad, pad, pad, pad))  # (B, H + 2p, W + 2p, C)
+    padded = F.pad(images, (0, 0, pad, pad, pad, pad))  # (B, H + 2p, W + 2p, C)
     batch, rows, cols, _ = padded.shape
     x = torch.arange(width, device=images.device)[None]  # (1, W)
-    x = torch.where(draws.flip[index][:, None], width - 1 - x, x) + draws.left[index][:, None]
-    y = torch.arange(height, device=images.device)[None] + draws.top[index][:, None]  # (B, H)
+    x = torch.where(draws.flip[:, None], width - 1 - x, x) + draws.left[:, None]  # (B, W)
+    y = torch.arange(height, device=images.device)[None] + draws.top[:, None]  # (B, H)
     y = y + rows * torch.arange(batch, device=images.device)[:, None]
     pixel = y[:, :, None] * cols + x[:, None, :]  # (B, H, W), into all pixels of the batch
     cropped = padded.view(-1, channels).index_select(0, pixel.view(-1))

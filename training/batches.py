@@ -79,11 +79,20 @@ class Shuffled:
         """See `TrainBatches`."""
         data, device, count = self.data, self.data.labels.device, len(self.data)
         draws = draw_epoch(self.augment, count, seed=self.seed, epoch=epoch, device=device)
-        order = torch.randperm(count, generator=generator(self.seed, Use.ORDER, epoch)).to(device)
-        for number in range(steps_per_epoch(count, batch_size)):
-            block = order[number * batch_size : (number + 1) * batch_size]  # (B,)
-            index = collectives.share(block)
+        order = epoch_order(count, seed=self.seed, epoch=epoch).to(device)
+        for index in shares(order, batch_size):
             yield augment_batch(data.images, index, self.augment, draws), data.labels[index]
+
+
+def epoch_order(samples: int, *, seed: int, epoch: int) -> Tensor:
+    """(N,) sample numbers in the order of one epoch."""
+    return torch.randperm(samples, generator=generator(seed, Use.ORDER, epoch))
+
+
+def shares(order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Of each global batch, a block of `order` (N,), this process's part."""
+    for number in range(steps_per_epoch(len(order), batch_size)):
+        yield collectives.share(order[number * batch_size : (number + 1) * batch_size])
 
 
 def to_device(split: Split, device: torch.device | str) -> Arrays:

@@ -57,18 +57,23 @@ class BoundLayer:
     layer: Layer
     weight: Tensor | None
     bias: Tensor | None
-    bn: tuple[Tensor, Tensor, Tensor, Tensor] | None  # gamma, beta, running mean, running variance
+    # Gamma, beta, running mean, running variance; no running ones: only for training
+    bn: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None
     padding: tuple[int, int]  # height, width, the same on both sides
     edges: tuple[int, int, int, int] | None  # left, right, top, bottom where SAME is uneven
     drops: tuple[str, ...]  # tensors that no later layer reads
 
 
 def bind(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> tuple[BoundLayer, ...]:
-    """Each layer with its tensors out of `tensors` (names as in `tensor_shapes`)."""
+    """Each layer with its tensors out of `tensors` (names as in `tensor_shapes`).
+
+    Without running statistics in `tensors` the network can only be trained, and keeps none.
+    """
     last_reader = {name: layer.name for layer in layers for name in layer.inputs}
     bound = []
     for layer in layers:
-        mine = [tensors[f"{layer.name}.{n}"] for n in (*BN_PARAMETERS, *BN_STATISTICS) if layer.bn]
+        norm = [tensors[f"{layer.name}.{n}"] for n in BN_PARAMETERS if layer.bn]
+        running = [tensors.get(f"{layer.name}.{n}") for n in BN_STATISTICS if layer.bn]
         top, bottom = same_padding(layer.hw_in[0], layer.kernel, layer.stride)
         left, right = same_padding(layer.hw_in[1], layer.kernel, layer.stride)
         even = top == bottom and left == right
@@ -77,7 +82,7 @@ def bind(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> tuple[BoundL
                 layer=layer,
                 weight=tensors[f"{layer.name}.weight"] if layer.weight_shape else None,
                 bias=tensors[f"{layer.name}.bias"] if layer.bias else None,
-                bn=(mine[0], mine[1], mine[2], mine[3]) if layer.bn else None,
+                bn=(norm[0], norm[1], running[0], running[1]) if layer.bn else None,
                 padding=(top, left) if even else (0, 0),
                 edges=None if even else (left, right, top, bottom),
                 drops=tuple(n for n in dict.fromkeys(layer.inputs) if last_reader[n] == layer.name),
@@ -86,24 +91,34 @@ def bind(layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> tuple[BoundL
     return tuple(bound)
 
 
-def forward(x: Tensor, bound: Sequence[BoundLayer], *, eps: float, training: bool) -> Tensor:
+def forward(
+    x: Tensor,
+    bound: Sequence[BoundLayer],
+    *,
+    eps: float,
+    training: bool,
+    momentum: float = BN_MOMENTUM,
+) -> Tensor:
     """Logits (N, K) of normalised images (N, C, H, W).
 
     Args:
         eps: of the batch norms; belongs to the model (`ArchSpec.bn_eps`).
         training: normalise by the batch and update the running statistics in place.
+        momentum: share of the batch in the updated running statistics.
     """
     values = {INPUT: x}
     for step in bound:
         inputs = [values[name] for name in step.layer.inputs]
-        x = _apply(step, inputs, eps=eps, training=training)
+        x = _apply(step, inputs, eps=eps, training=training, momentum=momentum)
         for name in step.drops:
             del values[name]
         values[step.layer.name] = x
     return x
 
 
-def _apply(step: BoundLayer, inputs: Sequence[Tensor], *, eps: float, training: bool) -> Tensor:
+def _apply(
+    step: BoundLayer, inputs: Sequence[Tensor], *, eps: float, training: bool, momentum: float
+) -> Tensor:
     layer, x = step.layer, inputs[0]
     match layer.op:
         case LayerOp.CONV | LayerOp.DEPTHWISE:
@@ -124,7 +139,7 @@ def _apply(step: BoundLayer, inputs: Sequence[Tensor], *, eps: float, training: 
             x = x * (gate if gate.dim() == x.dim() else gate[:, :, None, None])
     if step.bn is not None:
         gamma, beta, mean, var = step.bn
-        x = F.batch_norm(x, mean, var, gamma, beta, training, BN_MOMENTUM, eps)
+        x = F.batch_norm(x, mean, var, gamma, beta, training, momentum, eps)
     return _activate(x, layer.act)
 
 

@@ -1,8 +1,7 @@
 """Checkpoints: one explicit dict in torch's zip format, written atomically, read as hostile.
 
-A checkpoint is data only: three flat float32 tensors, numbers and texts. Reading checks, in this
-order: size, zip directory (stored entries that add up), the pickle's opcodes (no class but a float
-tensor), `torch.load(weights_only=True)`, then names, types and sizes against the spec inside.
+A checkpoint is data only: flat float32 tensors, numbers and texts. Reading checks the file
+(`torch_file`), then names, types and sizes against the spec inside.
 No generator state is kept, since all randomness follows from (seed, epoch).
 """
 
@@ -10,8 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import pickletools
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,39 +21,21 @@ from ndtool.arch import ArchSpec, parse_spec
 from ndtool.console import visible
 from ndtool.contract import MAX_CONTRACT_BYTES, Contract, parse_contract
 from ndtool.errors import InputError
-from ndtool.options import MAX_RATES, RATE_BOUNDS
-from ndtool.rundir import Value, read_bounded, write_atomic
+from ndtool.machine import MAX_PROCESSES
+from ndtool.options import MAX_EXTENSIONS, MAX_RATES, RATE_BOUNDS
+from ndtool.rundir import Value, write_atomic
 from ndtool.training.loop import HISTORY_COLUMNS, HistoryRow, TrainState
 from ndtool.training.supernet import Supernet, plan_layout
+from ndtool.training.torch_file import load_torch_file
 from ndtool.types import Sha256
 
 FORMAT: Final = "ndtool.checkpoint/2"
-MAX_CHECKPOINT_BYTES: Final = 2 * 1024**3
 MAX_ENTRIES: Final = 64  # of the zip; ours has eleven
-MAX_PICKLE_BYTES: Final = 16 * 1024**2  # everything but the tensors
 MAX_EPOCHS: Final = 100_000
 MAX_STEPS: Final = 2**53
-MAX_EXTENSIONS: Final = 100
 MAX_SPEC_CHARS: Final = 1024**2
+NEVER_EMPTY: Final = ("lr", "val_accuracy", "seconds")  # of the history
 MEMORY_FORMAT: Final = "channels_last"
-_GLOBALS: Final = {
-    "torch._utils _rebuild_tensor_v2",
-    "torch FloatStorage",
-    "collections OrderedDict",
-}
-_BUILDERS: Final = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
-# What zipfile, pickletools and torch's restricted unpickler raise on bytes that are not theirs.
-_BROKEN: Final = (
-    zipfile.BadZipFile,
-    NotImplementedError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +46,12 @@ class Identity:
     contract: Contract
     options: Mapping[str, Value]
     rates: tuple[int, ...]  # of the wider networks
-    data: Sha256  # of the pixels and labels of both splits
+    augmented: bool = False  # whether there are drawn ones
+    data: Sha256  # of the samples and labels of both splits
     torch: str
     threads: int
     memory_format: str = MEMORY_FORMAT
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,7 +74,13 @@ class Checkpoint:
     def supernet(self, device: torch.device | str = "cpu") -> Supernet:
         """The networks as they were."""
         identity = self.identity
-        net = Supernet(identity.spec, rates=identity.rates, generator=None, device=device)
+        net = Supernet(
+            identity.spec,
+            rates=identity.rates,
+            augmented=identity.augmented,
+            generator=None,
+            device=device,
+        )
         net.theta.copy_(self.theta)
         net.momentum.copy_(self.momentum)
         net.statistics.copy_(self.statistics)
@@ -147,9 +134,11 @@ def save(path: Path, state: TrainState, identity: Identity) -> None:
         "spec": identity.spec.to_json(),
         "contract": identity.contract.canonical_json(),
         "rates": list(identity.rates),
+        "augmented": identity.augmented,
         "data": str(identity.data),
         "torch": identity.torch,
         "threads": identity.threads,
+        "processes": identity.processes,
         "memory_format": identity.memory_format,
     }
     buffer = io.BytesIO()
@@ -163,16 +152,12 @@ def load(path: Path) -> Checkpoint:
     Raises:
         InputError: missing, too large, or not a whole checkpoint of ours.
     """
-    data = read_bounded(path, MAX_CHECKPOINT_BYTES)
-    try:
-        _check_container(data, path)
-        document = torch.load(  # noqa: TID251  (this is the module that the ban points to)
-            io.BytesIO(data), map_location="cpu", weights_only=True
-        )
-    except _BROKEN as error:
-        raise _bad(path, f"unreadable, {type(error).__name__}") from None
-    except MemoryError:
-        raise _bad(path, "asks for more memory than there is") from None
+    document = load_torch_file(
+        path,
+        storages=("FloatStorage",),
+        max_entries=MAX_ENTRIES,
+        refused=lambda problem: _bad(path, problem),
+    )
     if not isinstance(document, dict):
         raise _bad(path, "not a table")
     return _parse(document, path)
@@ -187,24 +172,6 @@ def _bad(path: Path, problem: str) -> InputError:
     )
 
 
-def _check_container(data: bytes, path: Path) -> None:
-    """Refuse compressed or overlapping entries, and a pickle that names any class but a tensor."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = archive.infolist()
-        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-        if not stored or len(entries) > MAX_ENTRIES:
-            raise _bad(path, "its zip directory is not one of torch's")
-        if sum(entry.file_size for entry in entries) > len(data):
-            raise _bad(path, "its entries are larger than the file")
-        pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-        if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
-            raise _bad(path, "it has no table of its own")
-        table = archive.read(pickles[0])
-    for opcode, argument, _ in pickletools.genops(table):
-        if opcode.name in _BUILDERS or (opcode.name == "GLOBAL" and argument not in _GLOBALS):
-            raise _bad(path, "it holds more than numbers and tensors")
-
-
 def _parse(document: Mapping[object, object], path: Path) -> Checkpoint:
     """Every field by name, type and bound; nothing of an unknown shape is allocated."""
     read = _Fields(document, path)
@@ -213,8 +180,10 @@ def _parse(document: Mapping[object, object], path: Path) -> Checkpoint:
     where = visible(str(path))
     spec = parse_spec(read.text("spec", MAX_SPEC_CHARS), where=where)
     contract = parse_contract(read.text("contract", MAX_CONTRACT_BYTES), where=where)
-    rates = read.rates()
-    layout = plan_layout(spec, rates)
+    rates, augmented = read.rates(), read.flag("augmented")
+    if rates and augmented:
+        raise _bad(path, "its fields contradict each other")
+    layout = plan_layout(spec, rates, augmented=augmented)
     alone = plan_layout(spec, ())
     ema = None
     if document.get("ema_theta") is not None:
@@ -228,9 +197,11 @@ def _parse(document: Mapping[object, object], path: Path) -> Checkpoint:
         contract=contract,
         options=read.options(),
         rates=rates,
+        augmented=augmented,
         data=Sha256(read.text("data", 64)),
         torch=read.text("torch", 100),
         threads=read.count("threads", 4096),
+        processes=read.count("processes", MAX_PROCESSES),
         memory_format=read.text("memory_format", 100),
     )
     made = Checkpoint(
@@ -247,7 +218,7 @@ def _parse(document: Mapping[object, object], path: Path) -> Checkpoint:
         best_epoch=read.count("best_epoch", epoch),
         history=read.history(epoch),
     )
-    if contract.num_classes != spec.classes or identity.threads < 1:
+    if contract.num_classes != spec.classes or not (identity.threads and identity.processes):
         raise _bad(path, "its fields contradict each other")
     return made
 
@@ -273,6 +244,13 @@ class _Fields:
         """A whole number 0 .. limit."""
         value = self._document.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
+            raise self._wrong(key)
+        return value
+
+    def flag(self, key: str) -> bool:
+        """True or false."""
+        value = self._document.get(key)
+        if not isinstance(value, bool):
             raise self._wrong(key)
         return value
 
@@ -314,7 +292,7 @@ class _Fields:
 
     def ends(self, epoch: int) -> tuple[int, ...]:
         """Epochs at which the run ended or will end, rising, the last not before `epoch`."""
-        value = self._counts("ends", MAX_EXTENSIONS, 1, MAX_EPOCHS)
+        value = self._counts("ends", MAX_EXTENSIONS + 1, 1, MAX_EPOCHS)
         if not value or list(value) != sorted(set(value)) or value[-1] < epoch:
             raise self._wrong("ends")
         return value
@@ -331,13 +309,21 @@ class _Fields:
         return value
 
     def history(self, epochs: int) -> tuple[HistoryRow, ...]:
-        """One row per finished epoch with exactly our columns."""
+        """One row per finished epoch with exactly our columns; a number in each that every run has.
+
+        Figures need not be finite: a sum of finite losses can overflow.
+        """
         value = self._document.get("history")
         if not isinstance(value, list) or len(value) != epochs:
             raise self._wrong("history")
-        for row in value:
+        for number, row in enumerate(value, 1):
             if not isinstance(row, dict) or tuple(row) != HISTORY_COLUMNS:
                 raise self._wrong("history")
-            if any(cell is not None and not isinstance(cell, int | float) for cell in row.values()):
+            figures = {column: cell for column, cell in row.items() if column != "epoch"}
+            if type(row["epoch"]) is not int or row["epoch"] != number:
+                raise self._wrong("history")
+            if any(cell is not None and type(cell) is not float for cell in figures.values()):
+                raise self._wrong("history")
+            if any(row[column] is None for column in NEVER_EMPTY):
                 raise self._wrong("history")
         return tuple(value)

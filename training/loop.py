@@ -18,10 +18,13 @@ from ndtool.options import TrainOptions
 from ndtool.training import collectives
 from ndtool.training.augment import Normalizer
 from ndtool.training.batches import EvalBatches, TrainBatches
+from ndtool.training.graphs import GraphedSteps, SingleSteps, Steps
+from ndtool.training.freeze import hold_frozen
 from ndtool.training.metrics import EpochFigures
+from ndtool.training.recalibrate import recalibrate, recalibration_batches
 from ndtool.training.recipes.method import Method, Targets
-from ndtool.training.schedule import Schedule, make_schedule
-from ndtool.training.step import CLIPPED, GRAD_NORM, Guard, train_step
+from ndtool.training.schedule import Moment, Schedule, make_schedule
+from ndtool.training.step import CLIPPED, GRAD_NORM, Guard
 from ndtool.training.supernet import Supernet, Width, copy_student
 
 EVAL_BATCH: Final = 256
@@ -32,6 +35,7 @@ HISTORY_COLUMNS: Final = (
     "student_loss",
     "assistant_loss",
     "teacher_loss",
+    "augmented_loss",
     "val_accuracy",
     "val_accuracy_teacher",
     "conflict_rate",
@@ -40,8 +44,11 @@ HISTORY_COLUMNS: Final = (
     GRAD_NORM,
     CLIPPED,
     "skipped_steps",
+    "step_seconds",  # of the steps alone, evaluation not counted
+    "cpu_seconds",  # of the same, processor time of this process
     "seconds",
 )
+TIME_COLUMNS: Final = ("step_seconds", "cpu_seconds", "seconds")  # all else follows from the seed
 HistoryRow = dict[str, float | None]  # by HISTORY_COLUMNS; None: the recipe has no such figure
 External = Callable[[Tensor], Tensor]  # uint8 images (B, H, W, C) -> an outer teacher's logits
 
@@ -103,14 +110,18 @@ def average_student(ema: Supernet, net: Supernet, *, decay: float, step: int) ->
     ema.statistics.lerp_(net.student_statistics, weight)
 
 
-@torch.no_grad()
 def accuracy(width: Width, data: EvalBatches, normalize: Normalizer) -> float:
-    """Top-1 accuracy 0..1 with the network's own running statistics; waits for the device once."""
+    """`top1` with the network's own running statistics."""
     device = next(iter(width.tensors.values())).device
+    return top1(lambda images: width(normalize(images), training=False), data, device)
+
+
+@torch.no_grad()
+def top1(network: External, data: EvalBatches, device: torch.device) -> float:
+    """Accuracy 0..1 of a function from images to logits; waits for the device once."""
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for images, labels in data.ordered(EVAL_BATCH):
-        logits = width(normalize(images), training=False)  # (B, K)
-        correct += (logits.argmax(1) == labels).sum()
+        correct += (network(images).argmax(1) == labels).sum()
     collectives.total_(correct)
     return int(correct) / len(data)
 
@@ -138,26 +149,43 @@ def fit(
 
     Raises:
         ConfigError: training diverged.
+        InputError: another process is gone, or has come to other weights.
     """
     schedule = make_schedule(options, len(train), state.ends)
+    made_of = GraphedSteps if options.cuda_graphs else SingleSteps
+    steps = made_of(options, normalize)
     while state.epoch < state.ends[-1]:
-        started = time.perf_counter()
+        hold_frozen(state.net, options, state.epoch)
+        rearranged = method.before_epoch is not None and method.before_epoch(
+            state.net, Moment(state.step, schedule.ends[0])
+        )
+        if rearranged and state.ema is not None:
+            copy_student(state.net, state.ema)  # an average over other channels means nothing
+        started, cpu_started = time.perf_counter(), time.process_time()
         row, taught = _train_epoch(
             state,
             method,
             options=options,
             train=train,
-            normalize=normalize,
+            steps=steps,
             external=external,
             schedule=schedule,
             progress=progress,
         )
+        row["step_seconds"] = round(time.perf_counter() - started, 3)
+        row["cpu_seconds"] = round(time.process_time() - cpu_started, 3)
         state.epoch += 1
         net = state.network(taught=True)
-        # Each process normalised its own part of the batches (training-methods, section 8).
-        collectives.average_(net.statistics)
-        if state.ema is not None:
-            collectives.average_(state.ema.statistics)
+        if method.augmented:
+            evaluated = net if state.ema is None else state.ema
+            recalibrate(evaluated, recalibration_batches(train, normalize, options))
+        # Each process normalised its own part of the batches (training-methods, section 8). Held
+        # statistics are the same everywhere, and the mean of three equal numbers need not be.
+        if net.held is None:
+            collectives.average_(net.statistics)
+            if state.ema is not None:
+                collectives.average_(state.ema.statistics)
+        collectives.require_same_weights(net.theta)
         row["val_accuracy"] = score = accuracy(state.student, val, normalize)
         if net.teacher and taught:
             row["val_accuracy_teacher"] = accuracy(net.teacher, val, normalize)
@@ -176,7 +204,7 @@ def _train_epoch(
     *,
     options: TrainOptions,
     train: TrainBatches,
-    normalize: Normalizer,
+    steps: Steps,
     external: External | None,
     schedule: Schedule,
     progress: Progress,
@@ -200,15 +228,8 @@ def _train_epoch(
         net = state.network(taught=taught)
         soft = external(pixels) if external is not None and active.external else None
         lr = schedule.lr(state.step)
-        figures, applied = train_step(
-            net,
-            active,
-            normalize(pixels),
-            Targets(labels, soft),
-            step=state.step,
-            lr=lr,
-            options=options,
-        )
+        moment = Moment(state.step, schedule.ends[0])
+        figures, applied = steps(net, active, pixels, Targets(labels, soft), moment=moment, lr=lr)
         if state.ema is not None:
             average_student(state.ema, net, decay=options.ema, step=state.step)
         tallies[taught].add(figures, applied)

@@ -32,6 +32,12 @@ class Schedule:
         return self.peak * 0.5 * (1 + math.cos(math.pi * share))
 
 
+def run_ends(options: TrainOptions) -> tuple[int, ...]:
+    """Epochs after which the run ends: without its extensions, then with each of them."""
+    assert options.epochs is not None
+    return (options.epochs, *(options.epochs + more for more in options.extend_epochs))
+
+
 def steps_per_epoch(samples: int, batch_size: int) -> int:
     """Whole batches; a set smaller than one batch is one step."""
     return max(1, samples // batch_size)
@@ -46,6 +52,14 @@ def make_schedule(options: TrainOptions, samples: int, ends: Sequence[int]) -> S
     return Schedule(
         options.lr, round(options.warmup * ends[0] * a_epoch), tuple(e * a_epoch for e in ends)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A step by its number, and the length of its run before it was extended, in steps."""
+
+    step: int
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,12 @@ class Teaching:
         first = round(self.start * steps)
         ended = self.stop < 1 and step >= round(self.stop * steps)
         return step >= first and not ended and (step - first) % self.every == 0
+
+    def steps(self, steps: int, total: int) -> int:
+        """How many of `total` steps have the wider networks; `steps` as for `on`."""
+        first = round(self.start * steps)
+        last = min(total, round(self.stop * steps)) if self.stop < 1 else total
+        return len(range(first, last, self.every))
 
 
 ALWAYS: Final = Teaching()

@@ -18,9 +18,10 @@ class Use(IntEnum):
     ORDER = 1
     AUGMENT = 2
     REMAINDER = 3  # of a teacher that joins a student already trained
+    WIDTHS = 4  # of the networks that netaug draws
 
 
-def generator(seed: int, use: Use, epoch: int = 0) -> torch.Generator:
-    """A CPU generator for one use in one epoch of the run with `seed` (not negative)."""
-    mixed = np.random.SeedSequence([seed, int(use), epoch]).generate_state(1, np.uint32)
+def generator(seed: int, use: Use, number: int = 0) -> torch.Generator:
+    """A CPU generator for one use in one epoch or step, `number`, of the run with `seed`."""
+    mixed = np.random.SeedSequence([seed, int(use), number]).generate_state(1, np.uint32)
     return torch.Generator().manual_seed(int(mixed[0]))

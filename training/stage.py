@@ -5,27 +5,47 @@ torch is loaded only when there is something to train.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 from ndtool import console
+from ndtool.data.files import require_memory
+from ndtool.data.folder import FolderSource, Listed
 from ndtool.data.types import Split
-from ndtool.errors import InputError, require
+from ndtool.errors import ConfigError, InputError, require
+from ndtool.machine import Place
+from ndtool.options import TrainOptions
 from ndtool.prepare import (
     Prepared,
+    keep_extensions,
     require_run_folder,
     require_same_training,
     train_key,
     write_start,
 )
-from ndtool.rundir import CHECKPOINT, MANIFEST, SKIPPED, StageOutput, Value, run_stage
+from ndtool.rundir import (
+    CHECKPOINT,
+    CURVES,
+    MANIFEST,
+    SKIPPED,
+    TENSORBOARD,
+    RunDir,
+    StageOutput,
+    Value,
+    package_versions,
+    run_stage,
+)
 from ndtool.types import Part
 
 if TYPE_CHECKING:
-    from ndtool.training.train import TrainResult
+    from ndtool.training.loop import HistoryRow
+    from ndtool.training.train import TrainResult, Watch
 
-PACKAGES = ("torch", "numpy", "scikit-learn", "pillow")
+# Decoded once, and not anew in each epoch, where it takes no more
+KEPT_VALIDATION_BYTES = 256 * 1024**2
+PACKAGES = ("torch", "numpy", "scikit-learn", "pillow", "matplotlib")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,52 +55,149 @@ class TrainSummary:
     epochs: int
     best_epoch: int
     best_accuracy: float  # of the student on the validation part, 0..1
+    step_ratio: float | None  # cost of a step in plain steps; None: it was plain training
 
 
 def train_stage(
-    prepared: Prepared, given: Mapping[str, str], *, force: bool, resume: bool
+    prepared: Prepared,
+    given: Mapping[str, str],
+    *,
+    force: bool,
+    resume: bool,
+    place: Place | None = None,
 ) -> TrainSummary:
     """Train unless it is done; an unfinished training of the same options is gone on with.
 
     Args:
         given: where each option came from, for config.toml.
         resume: the user asked to go on: say so when there is nothing to go on from.
+        place: of this process among several that have joined each other; only the first of them
+            reads or writes the run folder.
 
     Raises:
-        InputError: the folder holds a training with other options; another process writes there.
+        InputError: the folder holds a training with other options; another process writes there;
+            the processes are not of one training, or one of them is gone.
         DataError, ConfigError: the images or options cannot be used; nothing is written.
+    """
+    if place is None:
+        return _keep_books(prepared, given, force=force, resume=resume, tell=lambda _: None)
+    from ndtool.training import collectives
+
+    collectives.require_same(_facts(prepared))
+    made: TrainSummary | None = None
+    if place.rank == 0:
+        tell = collectives.from_first
+        made = _keep_books(prepared, given, force=force, resume=resume, tell=tell)
+    else:
+        options = collectives.from_first(cast("TrainOptions | None", None))
+        if options is not None:
+            _take_part(replace(prepared, options=options), force=force)
+    summary = collectives.from_first(made)
+    assert summary is not None
+    return summary
+
+
+def is_trained(prepared: Prepared, *, force: bool) -> bool:
+    """Whether `train_stage` would have nothing to do."""
+    if force:
+        return False
+    with console.muted():
+        kept, _ = keep_extensions(prepared, {})
+    return kept.run.stale_reason(train_key(kept)) is None
+
+
+def summary_of(run: RunDir) -> TrainSummary:
+    """What the run's manifest tells of its training.
+
+    Raises:
+        InputError: it does not.
+    """
+    row = run.manifest().stages.get("train")
+    return _summary({} if row is None else row.figures)
+
+
+def _facts(prepared: Prepared) -> dict[str, str]:
+    """What all processes of a training must have alike, by the words of a user."""
+    key = train_key(prepared)
+    options = {f"option {name}": str(value) for name, value in key.options.items()}
+    packages = package_versions(PACKAGES)
+    versions = {name: packages.get(name, "") for name in ("ndtool", "torch", "pillow")}
+    return {**options, **key.sources, "network": prepared.spec.to_json(), **versions}
+
+
+def _keep_books(
+    prepared: Prepared,
+    given: Mapping[str, str],
+    *,
+    force: bool,
+    resume: bool,
+    tell: Callable[[TrainOptions | None], object],
+) -> TrainSummary:
+    """The stage with its lock and its row in the manifest.
+
+    Args:
+        tell: is told, once, what to train; None: nothing.
     """
     run = prepared.run
     with run.lock():
         require_run_folder(run)
         if not force:
             require_same_training(prepared)
+            prepared, given = keep_extensions(prepared, given)
         key = train_key(prepared)
         if resume and not run.has(CHECKPOINT):
             console.info("train: no checkpoint yet, starting from the beginning")
 
         def work() -> StageOutput:
+            tell(prepared.options)
             return _train(prepared, given, force=force)
 
         seed = prepared.options.seed
-        run_stage(run, key, work, force=force, packages=PACKAGES, seed=seed)
-        return _summary(run.manifest().stages[key.stage].figures)
+        if not run_stage(run, key, work, force=force, packages=PACKAGES, seed=seed):
+            tell(None)
+        return summary_of(run)
 
 
 def _train(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> StageOutput:
+    images, validation = _read(prepared, force=force)
+    # Only now is anything of an earlier training touched.
+    files = _begin_run(prepared, given, force=force)
+    result = _fit(prepared, images, validation)
+    pictures = [name for name in (CURVES, TENSORBOARD) if prepared.run.has(name)]
+    written = (*files, *result.files, *pictures)
+    return StageOutput(files=written, figures=_figures(prepared, result))
+
+
+def _take_part(prepared: Prepared, *, force: bool) -> None:
+    """The part of a process that is not the first."""
+    images, validation = _read(prepared, force=force)
+    _fit(prepared, images, validation)
+
+
+def _read(prepared: Prepared, *, force: bool) -> tuple[Split | Listed, Split | Listed]:
+    """The training and the validation part, and all else that must be good before it begins."""
     require("torch")
-    from ndtool.training.train import check_options
+    require("matplotlib")  # not found missing after hours of training
+    from ndtool.training.external import open_teacher
+    from ndtool.training.train import check_options, find_device
+    from ndtool.training.transfer import load_start
 
     check_options(prepared.options)
+    if prepared.options.teacher:  # tried before any image is decoded
+        device = find_device(prepared.options.device)
+        open_teacher(prepared.options.teacher, prepared.contract, device, threads=1)
+    if prepared.options.init_from and (force or not prepared.run.has(CHECKPOINT)):
+        load_start(prepared.options.init_from, prepared.spec, prepared.contract)
+    return open_parts(prepared)
+
+
+def _begin_run(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> list[str]:
+    """Write what is known before the first epoch, in the place of an earlier training."""
     run, source = prepared.run, prepared.source
-    images = source.load(Part.TRAIN, prepared.contract)
-    validation = source.load(Part.VAL, prepared.contract)
-    # Not looked at, only decoded: a bad test image must not be found after hours of training.
-    source.load(Part.TEST, prepared.contract)
-    # Only now is anything of an earlier training touched.
     run.forget("train")
     if force:
-        (run / CHECKPOINT).unlink(missing_ok=True)
+        for name in (CHECKPOINT, TENSORBOARD):
+            (run / name).unlink(missing_ok=True)
     for note in source.info.notes:
         console.info(f"data: {note}")
     files = write_start(prepared, given)
@@ -90,17 +207,65 @@ def _train(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> Stag
         )
         files.append(run.write_text(SKIPPED, f"path,reason\n{rows}"))
         console.warn("data.skipped", f"{len(source.skipped)} bad files skipped, see {SKIPPED}")
-    result = _fit(prepared, images, validation)
-    return StageOutput(files=(*files, *result.files), figures=_figures(prepared, result))
+    return files
 
 
-def _fit(prepared: Prepared, images: Split, validation: Split) -> TrainResult:
-    from ndtool.training.schedule import steps_per_epoch
+def open_parts(prepared: Prepared) -> tuple[Split | Listed, Split | Listed]:
+    """Training and validation part: decoded, or with --loaders listed to be decoded meanwhile.
+
+    The test part is not looked at, only decoded: a bad image of it must not be found after hours of
+    training. Bad files of a training part that is only listed are found when they are drawn, or
+    here where they are to be skipped: the samples must be settled before their order is drawn.
+
+    Raises:
+        ConfigError: --loaders with data that is in memory already.
+        DataError: images that cannot be used, or do not fit into memory.
+    """
+    from ndtool.training import collectives
+
+    source, contract, options = prepared.source, prepared.contract, prepared.options
+    pixel_bytes = contract.input.height * contract.input.width * contract.input.channels
+    part_bytes = {part: pixel_bytes * sum(source.info.counts[part]) for part in Part}
+    if not isinstance(source, FolderSource):
+        if options.loaders:
+            raise ConfigError(
+                "only the images of a folder are decoded while training",
+                where=f"--loaders {options.loaders} with --data {console.visible(options.data)}",
+                remedy="leave --loaders out",
+                code="train.loaders",
+            )
+        return source.load(Part.TRAIN, contract), source.load(Part.VAL, contract)
+    if not options.loaders:
+        place = collectives.place()
+        copies = 1 if place is None else place.local_world  # each process has its own
+        require_memory(
+            copies * (part_bytes[Part.TRAIN] + part_bytes[Part.VAL]),
+            where=options.data,
+            remedy="use --loaders 4 to have them decoded while training",
+        )
+        parts = source.load(Part.TRAIN, contract), source.load(Part.VAL, contract)
+        source.check(Part.TEST, contract)
+        return parts
+    if options.bad_files == "skip":
+        source.check(Part.TRAIN, contract)
+    images = source.listed(Part.TRAIN, contract)
+    validation: Split | Listed
+    if part_bytes[Part.VAL] <= KEPT_VALIDATION_BYTES:
+        validation = source.load(Part.VAL, contract)
+    else:
+        source.check(Part.VAL, contract)
+        validation = source.listed(Part.VAL, contract)
+    source.check(Part.TEST, contract)
+    return images, validation
+
+
+def _fit(prepared: Prepared, images: Split | Listed, validation: Split | Listed) -> TrainResult:
+    from ndtool.training import collectives
+    from ndtool.training.schedule import run_ends, steps_per_epoch
     from ndtool.training.train import train
 
     options = prepared.options
-    assert options.epochs is not None
-    epochs = options.epochs + options.extend_epochs
+    epochs = run_ends(options)[-1]
     place = console.visible(str(prepared.run.path))
     console.info(
         f"train: {options.model} width {options.width:g} on {len(images)} images,"
@@ -112,7 +277,8 @@ def _fit(prepared: Prepared, images: Split, validation: Split) -> TrainResult:
         f"last checkpoint {prepared.run / CHECKPOINT}; repeat the command to go on"
     )
     steps = epochs * steps_per_epoch(len(images), options.batch_size)
-    with console.progress("train", steps) as bar:
+    scalars = collectives.rank() == 0 and (options.tensorboard or prepared.run.has(TENSORBOARD))
+    with _watching(prepared.run, scalars=scalars) as watch, console.progress("train", steps) as bar:
         return train(
             options,
             prepared.run,
@@ -122,7 +288,30 @@ def _fit(prepared: Prepared, images: Split, validation: Split) -> TrainResult:
             val=validation,
             resume=True,
             progress=bar,
+            watch=watch,
         )
+
+
+@contextmanager
+def _watching(run: RunDir, *, scalars: bool) -> Iterator[Watch]:
+    """Draw the curves of a training when it ends, in whatever way; keep TensorBoard's `scalars`."""
+    from ndtool.training.curves import draw_curves
+    from ndtool.training.tensorboard import open_events
+
+    rows: list[HistoryRow] = []
+    with ExitStack() as stack:
+        events = stack.enter_context(open_events(run / TENSORBOARD)) if scalars else None
+
+        def watch(history: Sequence[HistoryRow]) -> None:
+            rows[:] = history
+            if events is not None:
+                events.update(history)
+
+        try:
+            yield watch
+        finally:
+            if rows:
+                run.write_bytes(CURVES, draw_curves(rows))
 
 
 def _figures(prepared: Prepared, result: TrainResult) -> dict[str, Value]:
@@ -134,18 +323,26 @@ def _figures(prepared: Prepared, result: TrainResult) -> dict[str, Value]:
         "train_best_epoch": result.best_epoch,
         "train_seconds": round(result.seconds, 1),
         "train_threads": result.threads,
+        "train_processes": result.processes,
+        "train_step_ratio": None if result.step_ratio is None else round(result.step_ratio, 3),
     }
 
 
 def _summary(figures: Mapping[str, Value]) -> TrainSummary:
-    epochs, best, accuracy = (
-        figures.get(k) for k in ("train_epochs", "train_best_epoch", "accuracy_val")
+    epochs, best, accuracy, ratio = (
+        figures.get(key)
+        for key in ("train_epochs", "train_best_epoch", "accuracy_val", "train_step_ratio")
     )
-    if not (isinstance(epochs, int) and isinstance(best, int) and isinstance(accuracy, float)):
+    if not (
+        isinstance(epochs, int)
+        and isinstance(best, int)
+        and isinstance(accuracy, float)
+        and (ratio is None or isinstance(ratio, float))
+    ):
         raise InputError(
             "the manifest's row of train is not whole",
             where=MANIFEST,
             remedy="train again with --force",
             code="run.manifest",
         )
-    return TrainSummary(epochs=epochs, best_epoch=best, best_accuracy=accuracy)
+    return TrainSummary(epochs=epochs, best_epoch=best, best_accuracy=accuracy, step_ratio=ratio)

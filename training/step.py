@@ -17,6 +17,7 @@ from ndtool.errors import ConfigError
 from ndtool.options import TrainOptions
 from ndtool.training import collectives
 from ndtool.training.recipes.method import Figures, Method, Pass, Targets
+from ndtool.training.schedule import Moment
 from ndtool.training.supernet import Supernet
 from ndtool.types import Precision
 
@@ -30,14 +31,14 @@ def train_step(
     images: Tensor,
     targets: Targets,
     *,
-    step: int,
+    moment: Moment,
     lr: float | Tensor,
     options: TrainOptions,
 ) -> tuple[Figures, Tensor]:
     """One step on normalised images (B, C, H, W), this process's share of the batch.
 
     Args:
-        step: its number in the run.
+        moment: where in the run it is.
         lr: a number, or a 0-d tensor on the device.
 
     Returns:
@@ -45,8 +46,9 @@ def train_step(
     """
     net.zero_grad()
     statistics = net.statistics.clone()
-    passes = method.passes(net, step)
-    figures = _run_passes(passes, images, targets, options)
+    passes = method.passes(net, moment)
+    # Batch norms are part of whatever is held: they then normalise by their stored statistics.
+    figures = _run_passes(passes, images, targets, options, training=net.held is None)
 
     # Before any dot product: projection is not linear.
     names = tuple(figures)
@@ -73,7 +75,12 @@ def train_step(
 
 
 def _run_passes(
-    passes: Sequence[Pass], images: Tensor, targets: Targets, options: TrainOptions
+    passes: Sequence[Pass],
+    images: Tensor,
+    targets: Targets,
+    options: TrainOptions,
+    *,
+    training: bool,
 ) -> dict[str, Tensor]:
     """Forward and backward of each network into the flat buffers; mean figures of the parts.
 
@@ -89,7 +96,7 @@ def _run_passes(
         made: list[Tensor] = []
         for one in passes:
             with _passes_in(options.precision, images.device):
-                logits = one.width(images[share], training=True)
+                logits = one.width(images[share], training=training)
             logits = logits.float()  # losses and softmax in fp32
             loss, figures = one.loss(logits, targets.part(share), made)
             torch.autograd.backward(loss if parts == 1 else loss / parts)
@@ -114,12 +121,13 @@ def sgd_nesterov(
     """g += wd theta (shared weights only); v = mu v + g; theta -= lr (g + mu v); flat kernels.
 
     Where `applied` is false nothing moves: momentum is kept by a factor of 1, theta by a rate of
-    0, and the gradient is replaced, since 0 times NaN is NaN.
+    0, and the gradient is replaced, since 0 times NaN is NaN. What is held never had a gradient or
+    momentum; it must not decay either.
     """
     grad, momentum, theta = net.grad, net.momentum, net.theta
     decayed = net.layout.decayed
     grad[:decayed].add_(theta[:decayed], alpha=options.weight_decay)
-    grad.masked_fill_(~applied, 0.0)
+    grad.masked_fill_(~applied if net.held is None else net.held | ~applied, 0.0)
     momentum.mul_(torch.where(applied, options.momentum, 1.0)).add_(grad)
     grad.add_(momentum, alpha=options.momentum)
     theta.addcmul_(grad, torch.where(applied, -lr, 0.0))

@@ -7,6 +7,10 @@ gradient and momentum, widest network first:
 
     [ shared weights, decayed | shared biases | BN of the widest | ... | BN of the student ]
 
+`augmented` is another use of the buffers (NetAug; training-methods, section 2): the student and the
+networks that are drawn between it and its widest form share everything, batch norms too, and their
+gradients add up in the flat one. Only the student keeps running statistics.
+
 Without a teacher (`rates=()`) the same class holds the student alone; `copy_student` moves the
 student between two of them.
 """
@@ -23,12 +27,15 @@ from torch import Tensor
 
 from ndtool.arch import ArchSpec, Layer, expand, lower, tensor_shapes
 from ndtool.training.build import (
+    BN_MOMENTUM,
     BN_PARAMETERS,
     BN_STATISTICS,
     bind,
     draw_tensors,
     forward,
+    is_statistic,
 )
+from ndtool.training.subnet import maximal
 
 Shape = tuple[int, ...]
 STUDENT_RATE: Final = 1
@@ -58,32 +65,41 @@ class Layout:
 
     specs: tuple[ArchSpec, ...]  # widest first, the student last
     rates: tuple[int, ...]  # of `specs`
+    augmented: bool  # whether other networks are drawn beside `specs`
+    widest: ArchSpec  # what the tensors have the shapes of
     shared: Mapping[str, Field]  # weights, then biases
     decayed: int  # elements of shared weights, which lead the buffer
-    norms: tuple[Mapping[str, Field], ...]  # gamma and beta of each network
+    norms: tuple[Mapping[str, Field], ...]  # gamma and beta of each network; augmented: of `widest`
     statistics: tuple[Mapping[str, Field], ...]  # in the buffer of running statistics
     size: int
     statistics_size: int
 
 
-def plan_layout(spec: ArchSpec, rates: Sequence[int]) -> Layout:
-    """Layout of the student `spec` and one wider network for each of `rates` (all above 1)."""
+def plan_layout(spec: ArchSpec, rates: Sequence[int], *, augmented: bool = False) -> Layout:
+    """Layout of the student `spec` and one wider network for each of `rates` (all above 1).
+
+    With `augmented` there are no rates, and the tensors hold all that `subnet.draw` can give.
+    """
+    assert not (rates and augmented)
     every = (*sorted(rates, reverse=True), STUDENT_RATE)
     specs = tuple(expand(spec, rate) for rate in every)
-    widest = tensor_shapes(lower(specs[0]))
-    weights = _fields(widest, (".weight",), 0, skip=BN_PARAMETERS)
+    widest = maximal(spec) if augmented else specs[0]
+    shapes = tensor_shapes(lower(widest))
+    weights = _fields(shapes, (".weight",), 0, skip=BN_PARAMETERS)
     decayed = _end(weights, 0)
-    shared = weights | _fields(widest, (".bias",), decayed, skip=BN_PARAMETERS)
+    shared = weights | _fields(shapes, (".bias",), decayed, skip=BN_PARAMETERS)
     at, stat_at = _end(shared, 0), 0
     norms, statistics = [], []
     for narrow in specs:
-        shapes = tensor_shapes(lower(narrow))
-        norms.append(_fields(shapes, BN_PARAMETERS, at))
-        statistics.append(_fields(shapes, BN_STATISTICS, stat_at))
+        own = tensor_shapes(lower(narrow))
+        norms.append(_fields(shapes if augmented else own, BN_PARAMETERS, at))
+        statistics.append(_fields(own, BN_STATISTICS, stat_at))
         at, stat_at = _end(norms[-1], at), _end(statistics[-1], stat_at)
     return Layout(
         specs=specs,
         rates=every,
+        augmented=augmented,
+        widest=widest,
         shared=shared,
         decayed=decayed,
         norms=tuple(norms),
@@ -127,17 +143,22 @@ class Width:
     """One network of the supernet: leaves with gradients, running statistics, a forward pass."""
 
     def __init__(
-        self, spec: ArchSpec, rate: int, tensors: Mapping[str, Tensor], slice_: SharedSlice | None
+        self,
+        spec: ArchSpec,
+        rate: int | None,
+        tensors: Mapping[str, Tensor],
+        slice_: SharedSlice | None,
     ) -> None:
         self.spec = spec
-        self.rate = rate
+        self.rate = rate  # None: a network that was drawn for one step
         self.tensors = tensors
-        self.slice = slice_  # None: the widest network, whose gradient is the flat one itself
+        self.slice = slice_  # None: its gradient goes into the flat one itself
         self._bound = bind(lower(spec), tensors)
 
-    def __call__(self, images: Tensor, *, training: bool) -> Tensor:
-        """Logits (N, K) of normalised images (N, C, H, W)."""
-        return forward(images, self._bound, eps=self.spec.bn_eps, training=training)
+    def __call__(self, images: Tensor, *, training: bool, momentum: float = BN_MOMENTUM) -> Tensor:
+        """Logits (N, K) of normalised images (N, C, H, W); see `build.forward`."""
+        eps = self.spec.bn_eps
+        return forward(images, self._bound, eps=eps, training=training, momentum=momentum)
 
 
 class Supernet:
@@ -148,11 +169,12 @@ class Supernet:
         spec: ArchSpec,
         *,
         rates: Sequence[int],
+        augmented: bool = False,
         generator: torch.Generator | None,
         device: torch.device | str = "cpu",
     ) -> None:
         """Fresh weights drawn from `generator`; None leaves zeros, for a state to be loaded."""
-        layout = plan_layout(spec, rates)
+        layout = plan_layout(spec, rates, augmented=augmented)
         self.layout = layout
         self.theta = torch.zeros(layout.size, device=device)
         # Gradients of all networks in one buffer: one call zeroes or reduces them all.
@@ -162,6 +184,8 @@ class Supernet:
         self.tail = self.gradients[layout.size + narrower :]
         self.momentum = torch.zeros_like(self.theta)
         self.statistics = torch.zeros(layout.statistics_size, device=device)
+        self.held: Tensor | None = None  # (size,) bool: places of theta that keep their value
+        self._held_names: frozenset[str] = frozenset()
         if generator is not None:
             self._initialise(generator)
         self.widths = self._bind_widths()
@@ -187,6 +211,32 @@ class Supernet:
         """Set the flat gradient and each narrower network's own to zero."""
         self.gradients.zero_()
 
+    def hold(self, names: frozenset[str]) -> None:
+        """Let the parameters `names` of every network keep their values, the others be trained.
+
+        A held one has no gradient, and what lies in front of the first free one no backward pass.
+        """
+        if names == self._held_names:
+            return  # the mask stays the same tensor: recorded steps may hold it
+        self._held_names = names
+        self.held = torch.zeros_like(self.theta, dtype=torch.bool) if names else None
+        if self.held is not None:
+            for fields in (self.layout.shared, *self.layout.norms):
+                for name, field in fields.items():
+                    field.view(self.held).fill_(name in names)
+        for width in self.widths:
+            for name, tensor in width.tensors.items():
+                if not is_statistic(name):
+                    tensor.requires_grad_(name not in names)
+
+    def between(self, spec: ArchSpec) -> Width:
+        """A network `spec` that `subnet.draw` gave, for training passes: it keeps no statistics."""
+        assert self.layout.augmented
+        fields = {**self.layout.shared, **self.layout.norms[0]}
+        shapes = tensor_shapes(lower(spec))
+        tensors = {name: self._leading(field, shapes[name]) for name, field in fields.items()}
+        return Width(spec, None, tensors, None)
+
     def student_tensors(self) -> dict[str, Tensor]:
         """Contiguous CPU copies of the student's tensors, running statistics included, by name."""
         return {
@@ -196,7 +246,7 @@ class Supernet:
 
     def _initialise(self, generator: torch.Generator) -> None:
         """Draw the widest network once; the others are its slices (1.6)."""
-        drawn = draw_tensors(lower(self.layout.specs[0]), generator)
+        drawn = draw_tensors(lower(self.layout.widest), generator)
         for name, field in self.layout.shared.items():
             field.view(self.theta).copy_(drawn[name])
         for norms, statistics in zip(self.layout.norms, self.layout.statistics, strict=True):
@@ -220,18 +270,26 @@ class Supernet:
         shapes = tensor_shapes(layers)
         tensors: dict[str, Tensor] = {}
         for name, field in layout.norms[place].items():
-            tensors[name] = _leaf(field.view(self.theta), field.view(self.grad))
+            tensors[name] = self._leading(field, shapes[name])
         for name, field in layout.statistics[place].items():
             tensors[name] = field.view(self.statistics)
         # The widest network's gradient goes straight into the flat one, a narrower one's beside it.
         slice_ = None if place == 0 else self._slice(layers, own)
-        grad = self.grad if slice_ is None else slice_.grad
-        grad_fields = layout.shared if slice_ is None else _own_fields(layers)
+        grad_fields = _own_fields(layers)
         for name, field in layout.shared.items():
-            value = field.view(self.theta)[_box(shapes[name], field.shape)]
-            tensors[name] = _leaf(value, grad_fields[name].view(grad))
+            if slice_ is None:
+                tensors[name] = self._leading(field, shapes[name])
+            else:
+                value = field.view(self.theta)[_box(shapes[name], field.shape)]
+                tensors[name] = _leaf(value, grad_fields[name].view(slice_.grad))
         ordered = {name: tensors[name] for name in shapes}
         return Width(spec, layout.rates[place], ordered, slice_)
+
+    def _leading(self, field: Field, shape: Shape) -> Tensor:
+        """A leaf on the leading box of a tensor, whose gradient is that box of the flat one."""
+        box = _box(shape, field.shape)
+        value, grad = field.view(self.theta)[box], field.view(self.grad)[box]
+        return _leaf(value, grad) if grad.is_contiguous() else _scattered_leaf(value, grad)
 
     def _slice(self, layers: Sequence[Layer], grad: Tensor) -> SharedSlice:
         """Index vectors of the leading slice that the narrower network `layers` uses."""
@@ -315,6 +373,19 @@ def _leaf(value: Tensor, grad: Tensor) -> Tensor:
     """A leaf on `value`'s storage whose gradient adds up in `grad`."""
     leaf = value.detach().requires_grad_()
     leaf.grad = grad  # autograd accumulates into an existing gradient in place
+    return leaf
+
+
+def _scattered_leaf(value: Tensor, grad: Tensor) -> Tensor:
+    """The same where `grad` has gaps: as the leaf's own gradient autograd would warn of it."""
+
+    def add(leaf: Tensor) -> None:
+        assert leaf.grad is not None
+        grad.add_(leaf.grad)
+        leaf.grad = None
+
+    leaf = value.detach().requires_grad_()
+    leaf.register_post_accumulate_grad_hook(add)  # type: ignore[no-untyped-call] # torch's own
     return leaf
 
 

@@ -11,37 +11,52 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
-import numpy as np
 import torch
 
 from ndtool import console
 from ndtool.arch import ArchSpec
 from ndtool.console import visible
 from ndtool.contract import Contract
-from ndtool.data.types import Augment, Split
+from ndtool.data.folder import Listed
+from ndtool.data.types import Split
 from ndtool.errors import ConfigError, DataError
-from ndtool.machine import usable_cores
+from ndtool.machine import Place, usable_cores
 from ndtool.options import MAX_RATES, RATE_BOUNDS, TRAIN_BOUNDS, WORD_OF, TrainOptions
-from ndtool.prepare import NOT_COMPARED
+from ndtool.prepare import NOT_COMPARED, check_extensions, check_teacher, outer_files
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, TRAIN_LOG, RunDir, Value
 from ndtool.training import checkpoint, collectives
 from ndtool.training.augment import Normalizer
-from ndtool.training.batches import Shuffled, to_device
-from ndtool.training.checkpoint import Identity
-from ndtool.training.loop import HISTORY_COLUMNS, HistoryRow, Progress, TrainState, fit
+from ndtool.training.batches import EvalBatches
+from ndtool.training.checkpoint import Checkpoint, Identity
+from ndtool.training.cost import step_ratio
+from ndtool.training.external import open_teacher
+from ndtool.training.loading import open_batches
+from ndtool.training.loop import (
+    HISTORY_COLUMNS,
+    External,
+    HistoryRow,
+    Progress,
+    TrainState,
+    fit,
+    top1,
+)
 from ndtool.training.memory import kept_memory
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.method import Method
+from ndtool.training.schedule import make_schedule, run_ends
 from ndtool.training.seeds import Use, generator
 from ndtool.training.supernet import Supernet, copy_student
-from ndtool.types import Sha256
+from ndtool.training.transfer import load_start, start_from
+from ndtool.types import Augmentation, Freeze, Recipe, Sha256
 
 MAX_DEFAULT_THREADS: Final = 4  # more gave nothing on nets this small
+Watch = Callable[[Sequence[HistoryRow]], None]
+WEAK_TEACHER: Final = 1.5  # times the accuracy of guessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +71,10 @@ class TrainResult:
     resumed_from: int  # epochs that a checkpoint brought; 0: none
     seconds: float  # of all epochs, those before a resume included
     images_per_s: float  # training and validation together, student and teacher
-    threads: int
+    threads: int  # of each process
+    processes: int
+    # Of a mean step to one of plain training; None where it is plain. A timing: no two are equal.
+    step_ratio: float | None = field(compare=False)
     files: tuple[str, ...]  # written into the run folder
 
 
@@ -66,76 +84,142 @@ def train(
     *,
     spec: ArchSpec,
     contract: Contract,
-    train: Split,
-    val: Split,
+    train: Split | Listed,
+    val: Split | Listed,
     resume: bool,
     progress: Progress,
+    watch: Watch | None = None,
 ) -> TrainResult:
     """Train `spec` and keep the epoch that is best on `val`.
 
     Args:
         options: resolved; epochs, crop_px and flip are set.
+        train, val: decoded, or listed to be decoded by `options.loaders` processes meanwhile.
         resume: go on from the run's checkpoint where there is one.
+        watch: is told the history up to now, before the first epoch and after each.
 
     Raises:
         ConfigError: an option out of bounds, no such device, training diverged, or a resume with
             other options than the checkpoint's.
         DataError: a split that does not fit the contract, or is too small.
-        InputError: the checkpoint to resume from is broken.
+        InputError: the checkpoint to resume from, or the external teacher, is broken.
     """
     check_options(options)
     _check_splits(contract, train, val, options)
     device = find_device(options.device)
+    _check_graphs(options, device)
     method = METHODS[options.recipe](options, spec.classes)
-    found = checkpoint.load(run / CHECKPOINT) if resume and run.has(CHECKPOINT) else None
+    data = _data_sha256(train, val)
+    collectives.require_same({"pixels of the images": data})
+    found = _load_checkpoint(run) if resume else None
+    threads = _threads(options)
+    if found is not None and found.identity.processes == collectives.world():
+        threads = found.identity.threads
+    teacher = None
+    if options.teacher:
+        teacher = open_teacher(options.teacher, contract, device, threads=threads)
     identity = Identity(
         spec=spec,
         contract=contract,
-        options=plain_options(options),
+        options=plain_options(options)
+        | {f"{use}_sha256": digest for use, digest in outer_files(options).items()},
         rates=method.rates,
-        data=_data_sha256(train, val),
+        augmented=method.augmented,
+        data=data,
         torch=str(torch.__version__),  # a subclass of str otherwise
-        threads=_threads(options) if found is None else found.identity.threads,
+        threads=threads,
+        processes=collectives.world(),
     )
     if found is None:
-        state = _begin(spec, method, options, device)
+        state = _begin(spec, contract, method, options, device)
+        buffers = (state.net.theta, state.net.statistics)
+        averages = () if state.ema is None else (state.ema.theta, state.ema.statistics)
+        collectives.copy_first_(*buffers, *averages)
     else:
         _check_resume(found.identity, identity)
         state = found.state(device)
         state.alone = _alone(spec, method, device)
     state.ends = _ends(options, state)
     resumed_from = state.epoch
-    assert options.crop_px is not None
-    assert options.flip is not None
-    augment = Augment(crop_px=options.crop_px, flip=options.flip)
 
     def after_epoch(state: TrainState, best: bool) -> None:  # noqa: FBT001  (fit's callback)
+        if collectives.rank() > 0:  # the first process writes
+            return
         # best.pt first: a kill in between repeats this epoch, and writes the same best again.
         if best:
             checkpoint.save(run / BEST, state, identity)
         checkpoint.save(run / CHECKPOINT, state, identity)
-        _write_history(run, state.history)
+        tell()
 
-    _write_history(run, state.history)
-    with _thread_count(identity.threads), kept_memory():
+    def tell() -> None:
+        _write_history(run, state.history)
+        if watch is not None:
+            watch(state.history)
+
+    if collectives.rank() == 0:
+        tell()
+    with (
+        _thread_count(identity.threads),
+        kept_memory(),
+        open_batches(train, val, options=options, device=device) as (batches, validation),
+    ):
+        if teacher is not None and found is None:
+            _judge_teacher(teacher, validation, contract.num_classes, device)
+        normalize = Normalizer(contract, device)
         fit(
             state,
             method,
             options=options,
-            train=Shuffled(to_device(train, device), augment, options.seed),
-            val=to_device(val, device),
-            normalize=Normalizer(contract, device),
-            external=None,
+            train=batches,
+            val=validation,
+            normalize=normalize,
+            external=teacher,
             progress=progress,
             after_epoch=after_epoch,
         )
-    return _result(state, identity, resumed_from=resumed_from, images=len(train) + len(val))
+        ratio = step_ratio(
+            method,
+            spec=spec,
+            options=options,
+            schedule=make_schedule(options, len(train), state.ends),
+            images=min(options.batch_size, len(train)) // collectives.world(),
+            normalize=normalize,
+            external=teacher,
+            device=device,
+        )
+    images = len(train) + len(val)
+    return _result(state, identity, resumed_from=resumed_from, images=images, ratio=ratio)
+
+
+def _judge_teacher(teacher: External, val: EvalBatches, classes: int, device: torch.device) -> None:
+    """Tell the teacher's own accuracy: wrong pixels or classes in another order show here."""
+    share = top1(teacher, val, device)
+    console.info(f"teacher: validation accuracy {100 * share:.1f} %")
+    if share <= WEAK_TEACHER / classes:
+        console.warn(
+            "train.weak-teacher",
+            "the external teacher is hardly better than guessing on the validation images: check"
+            " the order of its classes, and its pixels (--normalize)",
+        )
+
+
+def _load_checkpoint(run: RunDir) -> Checkpoint | None:
+    """The run's checkpoint, as the first process finds it; only that one sees the folder."""
+    mine = collectives.rank() == 0 and run.has(CHECKPOINT)
+    return collectives.from_first(checkpoint.load(run / CHECKPOINT) if mine else None)
 
 
 def _begin(
-    spec: ArchSpec, method: Method, options: TrainOptions, device: torch.device
+    spec: ArchSpec,
+    contract: Contract,
+    method: Method,
+    options: TrainOptions,
+    device: torch.device,
 ) -> TrainState:
-    """Fresh weights. A student that starts without its teacher starts as a plain one does."""
+    """Fresh weights, then those of `init_from` over them.
+
+    A student that starts without its teacher starts as a plain one does.
+    """
     init = generator(options.seed, Use.INIT)
     alone = _alone(spec, method, device)
     if alone is not None and method.teaching.start > 0:
@@ -143,7 +227,12 @@ def _begin(
         net = Supernet(spec, rates=method.rates, generator=rest, device=device)
         copy_student(Supernet(spec, rates=(), generator=init, device=device), net)
     else:
-        net = Supernet(spec, rates=method.rates, generator=init, device=device)
+        net = Supernet(
+            spec, rates=method.rates, augmented=method.augmented, generator=init, device=device
+        )
+    if options.init_from:
+        found = load_start(options.init_from, spec, contract)
+        start_from(net, found, contract, name=options.init_from)
     ema = None
     if options.ema > 0:
         ema = Supernet(spec, rates=(), generator=None, device=device)
@@ -160,42 +249,50 @@ def _ends(options: TrainOptions, state: TrainState) -> tuple[int, ...]:
     """Epochs at which the run ends, and did end before it was extended.
 
     Raises:
-        ConfigError: the run was extended further before.
+        ConfigError: the run was extended otherwise before.
     """
-    assert options.epochs is not None
-    last = options.epochs + options.extend_epochs
-    known = state.ends or (options.epochs,)
-    if last < known[-1]:
+    ends = run_ends(options)
+    known = state.ends or ends[:1]
+    if ends[: len(known)] != known:
         raise ConfigError(
-            f"the checkpoint is of a run over {known[-1]} epochs, {last} are asked for",
+            f"the checkpoint is of a run that ends after {_listed(known)} epochs, this one after"
+            f" {_listed(ends)}",
             where="--extend-epochs",
-            remedy=f"use {known[-1] - options.epochs} or more, or another --name",
+            remedy="give its extensions and more, or another --name",
             code="train.shorter",
         )
-    return known if last == known[-1] else (*known, last)
+    return ends
 
 
-def find_device(name: str) -> torch.device:
-    """The device of auto, cpu, cuda or cuda:N.
+def _listed(epochs: tuple[int, ...]) -> str:
+    return ", then ".join(map(str, epochs))
+
+
+def find_device(name: str, place: Place | None = None) -> torch.device:
+    """The device of auto, cpu, cuda or cuda:N; of several processes each has a GPU of its own.
+
+    Args:
+        place: of this process, where it has not joined the others yet.
 
     Raises:
-        ConfigError: another word, or a GPU that is not there.
+        ConfigError: another word, a GPU that is not there, or one for several processes.
     """
-    kind, _, number = name.partition(":")
+    _, _, number = name.partition(":")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if count else "cpu")
-    if name == "cpu":
+    if name == "cpu" or (name == "auto" and not count):
         return torch.device("cpu")
+    place = place or collectives.place()
     index = int(number) if number.isascii() and number.isdecimal() and len(number) < 4 else 0
-    if kind == "cuda" and name in ("cuda", f"cuda:{index}") and index < count:
+    known = name in ("auto", "cuda", f"cuda:{index}")
+    what = f"no device {visible(name)}, this machine has {count} CUDA devices that torch can use"
+    if known and place is not None and place.local_world > 1:
+        many = 1 if number else count
+        if place.local_world <= many:
+            return torch.device("cuda", place.local_rank)
+        what = f"{place.local_world} processes here need a GPU each, {visible(name)} gives {many}"
+    elif known and index < count:
         return torch.device("cuda", index)
-    raise ConfigError(
-        f"no device {visible(name)}, this machine has {count} CUDA devices that torch can use",
-        where="--device",
-        remedy="use auto or cpu",
-        code="train.device",
-    )
+    raise ConfigError(what, where="--device", remedy="use auto or cpu", code="train.device")
 
 
 def plain_options(options: TrainOptions) -> dict[str, Value]:
@@ -214,27 +311,43 @@ def check_options(options: TrainOptions) -> None:
     Raises:
         ConfigError: a value is out of bounds or not finite.
     """
-    for field, (low, high) in TRAIN_BOUNDS.items():
-        value = getattr(options, field)
+    for name, (low, high) in TRAIN_BOUNDS.items():
+        value = getattr(options, name)
         if not (math.isfinite(value) and low <= value <= high):
             raise ConfigError(
                 f"{value} is out of bounds",
-                where=f"--{WORD_OF.get(field, field).replace('_', '-')}",
+                where=f"--{WORD_OF.get(name, name).replace('_', '-')}",
                 remedy=f"use {low} to {high}",
                 code="train.option",
             )
+    check_extensions(options)
+    check_teacher(options)
     _check_together(options)
 
 
 def _check_together(options: TrainOptions) -> None:
     """What the bounds of single options do not say."""
     low, high = RATE_BOUNDS
-    rates, parts = options.expand, options.accumulate * collectives.world()
+    rates = options.expand
+    # Before it is started, a training in several processes is only wanted.
+    parts = options.accumulate * max(collectives.world(), options.nproc)
     distinct = len(set(rates)) == len(rates) and 1 <= len(rates) <= MAX_RATES
     bad = None
     if not distinct or not all(low <= rate <= high for rate in rates):
         text = ",".join(map(str, rates))
         bad = ("--expand", f"{text} are no widths", f"use 1 to {MAX_RATES} of {low} to {high}")
+    elif options.freeze is not Freeze.NONE and options.recipe not in (Recipe.PLAIN, Recipe.KD):
+        what = f"{options.recipe.value} trains wider networks on the weights that this would keep"
+        bad = ("--freeze", what, "use --recipe plain or kd")
+    elif options.freeze is not Freeze.NONE and not options.init_from:
+        bad = ("--freeze", "fresh weights are not worth keeping", "name what to --init-from")
+    elif options.freeze_epochs and options.freeze is Freeze.NONE:
+        bad = ("--freeze-epochs", "nothing is frozen", "add --freeze backbone or norms")
+    elif options.augment is Augmentation.RESIZED_CROP and not options.loaders:
+        what = "resized-crop cuts the original pictures, anew in each epoch"
+        bad = ("--augment", what, "add --loaders 4 to have them decoded while training")
+    elif options.augment is Augmentation.RESIZED_CROP and options.crop_px:
+        bad = ("--crop", "resized-crop cuts in a way of its own", "leave --crop out")
     elif options.teacher_stop < options.teacher_start:
         bad = ("--teacher-stop", "the teacher leaves before it joins", "use a later share")
     elif options.batch_size % parts or options.batch_size // parts < 2:
@@ -247,7 +360,24 @@ def _check_together(options: TrainOptions) -> None:
         raise ConfigError(bad[1], where=bad[0], remedy=bad[2], code="train.option")
 
 
-def _check_splits(contract: Contract, train: Split, val: Split, options: TrainOptions) -> None:
+def _check_graphs(options: TrainOptions, device: torch.device) -> None:
+    """A graph is of one GPU, and has the same passes in every step."""
+    if not options.cuda_graphs:
+        return
+    bad = None
+    if device.type != "cuda":
+        bad = ("this run is not on a GPU", "leave it out, or use --device cuda")
+    elif options.recipe is Recipe.NETAUG:
+        bad = ("netaug draws other networks in every step", "leave it out")
+    elif collectives.world() > 1:
+        bad = ("several processes exchange gradients within a step", "leave it out")
+    if bad:
+        raise ConfigError(bad[0], where="--cuda-graphs", remedy=bad[1], code="train.graphs")
+
+
+def _check_splits(
+    contract: Contract, train: Split | Listed, val: Split | Listed, options: TrainOptions
+) -> None:
     want = (contract.input.height, contract.input.width, contract.input.channels)
     # A set smaller than a batch is one step of its own; only whole batches come in parts.
     split_up = options.accumulate * collectives.world() > 1
@@ -262,10 +392,10 @@ def _check_splits(contract: Contract, train: Split, val: Split, options: TrainOp
             )
         classes = range(contract.num_classes)
         labels_fit = int(split.labels.min()) in classes and int(split.labels.max()) in classes
-        if split.images.shape[1:] != want or not labels_fit:
+        if split.shape != want or not labels_fit:
             raise DataError(
                 f"the {name} images do not fit the contract",
-                where=f"{name} split: {split.images.shape[1:]} pixels for {want}",
+                where=f"{name} split: {split.shape} pixels for {want}",
                 remedy="load them through the run's contract.json",
                 code="train.split",
             )
@@ -291,20 +421,25 @@ def _check_resume(old: Identity, new: Identity) -> None:
             f"the checkpoint is of torch {visible(old.torch)}, this is {new.torch}:"
             " the weights will not equal those of an uninterrupted run",
         )
+    if old.processes != new.processes:
+        console.warn(
+            "train.processes",
+            f"the checkpoint is of another number of processes, {old.processes}, this is"
+            f" {new.processes}: the weights will not equal those of an uninterrupted run",
+        )
 
 
-def _data_sha256(*splits: Split) -> Sha256:
-    """Hash of the pixels and labels that training reads, in order."""
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(f"{split.images.shape}".encode("ascii"))
-        digest.update(np.ascontiguousarray(split.images).data)
-        digest.update(split.labels.astype("<i8").data)
+def _data_sha256(*splits: Split | Listed) -> Sha256:
+    """Hash of the samples and labels that training reads, in order; no pixel is decoded for it."""
+    digest = hashlib.sha256("\n".join(split.sha256() for split in splits).encode("ascii"))
     return Sha256(digest.hexdigest())
 
 
 def _threads(options: TrainOptions) -> int:
-    return options.threads or min(usable_cores(), MAX_DEFAULT_THREADS)
+    """Of this process; several on one machine share its cores."""
+    place = collectives.place()
+    cores = usable_cores() // (1 if place is None else place.local_world)
+    return options.threads or max(1, min(cores, MAX_DEFAULT_THREADS))
 
 
 @contextmanager
@@ -342,7 +477,7 @@ def epoch_line(row: HistoryRow) -> str:
 
 
 def _result(
-    state: TrainState, identity: Identity, *, resumed_from: int, images: int
+    state: TrainState, identity: Identity, *, resumed_from: int, images: int, ratio: float | None
 ) -> TrainResult:
     last = state.history[-1]
     seconds = sum(row["seconds"] or 0.0 for row in state.history)
@@ -356,5 +491,7 @@ def _result(
         seconds=seconds,
         images_per_s=images * state.epoch / seconds if seconds else 0.0,
         threads=identity.threads,
+        processes=identity.processes,
+        step_ratio=ratio,
         files=(CHECKPOINT, BEST, HISTORY, TRAIN_LOG),
     )

@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from types import FrameType
 
 from typer.exceptions import Abort, TyperException
@@ -27,6 +28,15 @@ def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; gives the exit code of design section 9."""
     args = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: _invoke(args), args)
+
+
+def guarded(work: Callable[[], int], args: list[str]) -> int:
+    """The exit code that `work` gives or fails with; its errors are shown.
+
+    Args:
+        args: the words of the command that it is part of.
+    """
     show_traceback = "--traceback" in args or os.environ.get("NDTOOL_DEBUG") == "1"
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, _on_sigterm)
@@ -35,14 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     # --json holds for errors too, also for those met before the options are parsed.
     console.configure(quiet=False, verbose=False, as_json="--json" in args)
     try:
-        return _run(args, show_traceback=show_traceback)
+        return _run(work, args, show_traceback=show_traceback)
     except console.OutputLost as lost:
         return _output_lost(lost.cause)
 
 
-def _run(args: list[str], *, show_traceback: bool) -> int:
+def _run(work: Callable[[], int], args: list[str], *, show_traceback: bool) -> int:
     try:
-        return _invoke(args)
+        return work()
     except NdError as problem:
         if show_traceback:
             console.error(traceback.format_exc())

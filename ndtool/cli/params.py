@@ -21,6 +21,7 @@ from ndtool.config import BOARDS, find_config, load_config, load_recorded, read_
 from ndtool.errors import ConfigError
 from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, WORD_OF
 from ndtool.types import (
+    Augmentation,
     Converter,
     FcScales,
     Freeze,
@@ -90,8 +91,10 @@ def size_bytes(value: object) -> int:
 
 
 def int_list(value: object) -> tuple[int, ...]:
-    """`2,1,1`, or a list of a configuration file, -> (2, 1, 1)."""
+    """`2,1,1`, or a list or number of a configuration file, -> (2, 1, 1)."""
     parts = value.split(",") if isinstance(value, str) else value
+    if type(value) is int:
+        parts = [value]
     try:
         if isinstance(parts, list | tuple) and all(type(p) in (int, str) for p in parts):
             return tuple(int(part) for part in parts)
@@ -181,7 +184,8 @@ OuterTeacher = Annotated[
         "--teacher",
         metavar="KIND:FILE",
         callback=not_empty,
-        help="kd, netdistiller: checkpoint:FILE, onnx:FILE or torchvision:NAME:FILE.",
+        help="kd, netdistiller: checkpoint:FILE, onnx:FILE (pixels by --normalize) or "
+        "torchvision:NAME:FILE.",
     ),
 ]
 KdWeight = Annotated[
@@ -207,7 +211,12 @@ FreezeEpochs = Annotated[
 ]
 Epochs = Annotated[int | None, _number("epochs", help="[by source]")]
 ExtendEpochs = Annotated[
-    int, _number("extend_epochs", help="So many more after the end of a run of --epochs.")
+    Any,
+    typer.Option(
+        parser=int_list,
+        metavar="N",
+        help="So many more after --epochs; 5,8: extended twice. [those of the run]",
+    ),
 ]
 BatchSize = Annotated[int, _number("batch_size", help="Images per step.")]
 Accumulate = Annotated[
@@ -226,6 +235,15 @@ Ema = Annotated[
     float, _number("ema", help="Decay of the averaged student, which is then the result; 0: off.")
 ]
 PrecisionOpt = Annotated[Precision, typer.Option("--precision", help="Of the passes.")]
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs", help="GPU: record a step once and replay it.")
+]
+Loaders = Annotated[
+    int, _number("loaders", help="folder: processes that decode while training; 0: before it.")
+]
+AugmentOpt = Annotated[
+    Augmentation, typer.Option("--augment", help="resized-crop needs --loaders.")
+]
 Crop = Annotated[
     int | None, _number("crop_px", "--crop", help="Padding of the random crop, px. [by source]")
 ]
@@ -242,6 +260,12 @@ MaxPixels = Annotated[int, typer.Option(min=1, help="Largest image, pixels.")]
 Seed = Annotated[int, _number("seed", help="Of everything random.")]
 Threads = Annotated[int, _number("threads", help="0: chosen and recorded.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also keep the history for TensorBoard.")
+]
+Nproc = Annotated[
+    int, _number("nproc", help="Processes here that share each batch: one a GPU, or a socket.")
+]
 Name = Annotated[str, typer.Option("--name", "-n", help="Run name; default: from the options.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run folders.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Redo what is up to date.")]
@@ -363,6 +387,9 @@ _GROUPS: Final = (
             "max_skipped": MaxSkipped,
             "ema": Ema,
             "precision": PrecisionOpt,
+            "cuda_graphs": CudaGraphs,
+            "loaders": Loaders,
+            "augment": AugmentOpt,
             "crop_px": Crop,
             "flip": Flip,
             "gray": Gray,
@@ -375,6 +402,8 @@ _GROUPS: Final = (
             "seed": Seed,
             "threads": Threads,
             "device": Device,
+            "tensorboard": TensorBoard,
+            "nproc": Nproc,
             "target": Target,
             "boards": Boards,
         },

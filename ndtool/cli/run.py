@@ -11,8 +11,9 @@ from ndtool.cli.check import check_run, end_check, print_check
 from ndtool.cli.codegen import codegen_run, conclude
 from ndtool.cli.export import export_run
 from ndtool.cli.params import Force, Name, Out, Resume, Template, build_part, verb
+from ndtool.cli.processes import require_no_place
 from ndtool.cli.summary import end_if_too_large, next_baseline, print_summary
-from ndtool.cli.train import train_run
+from ndtool.cli.train import cost_text, train_run
 from ndtool.cli.verify import verify_run
 from ndtool.errors import NdError
 from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, VERIFY, VerifyOptions
@@ -33,6 +34,7 @@ def run(
 
     Every tensor of the C is verified on this machine, its outputs in QEMU where the tools are.
     """
+    require_no_place("ndtool run")
     if ctx.params.get("config") is not None:
         from ndtool.prepare import require_trainable_config
 
@@ -48,6 +50,8 @@ def run(
     folder, trained = train_run(
         train_options, train_given, name=name, out=out, force=force, resume=resume
     )
+    if "step_ratio" in trained:
+        console.info(f"train: {cost_text(trained)}")
     exported = export_run(
         folder, replace(export_options, int8=True), export_given, ctx=ctx, force=force
     )

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import BinaryIO, Final
 
 from ndtool.data.problems import data_error
+from ndtool.machine import available_memory_bytes
 
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024  # one image (users.md, 3)
-_MEMORY_SHARE: Final = 0.75  # of the machine's memory that pixels may take
+_MEMORY_SHARE: Final = 0.75  # of the available memory that pixels may take
 _FLAGS: Final = (
     os.O_RDONLY
     | getattr(os, "O_NONBLOCK", 0)  # opening a FIFO without a writer must not wait
@@ -77,25 +78,19 @@ def read_regular(path: str, *, where: str, limit: int = MAX_FILE_BYTES) -> bytes
         )
 
 
-def physical_memory_bytes() -> int | None:
-    """Memory of this machine; None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None
-
-
-def require_memory(needed_bytes: int, *, where: str) -> None:
+def require_memory(
+    needed_bytes: int, *, where: str, remedy: str = "use a smaller --resolution or fewer images"
+) -> None:
     """Refuse pixels that this machine cannot hold, before they are allocated.
 
     Raises:
-        DataError: more than three quarters of the machine's memory.
+        DataError: more than three quarters of the memory that is available now.
     """
-    total = physical_memory_bytes()
-    if total is not None and needed_bytes > total * _MEMORY_SHARE:
+    available = available_memory_bytes()
+    if available is not None and needed_bytes > available * _MEMORY_SHARE:
         raise data_error(
-            f"the pixels take {needed_bytes:,} bytes of {total:,} in this machine",
+            f"the pixels take {needed_bytes:,} bytes, {available:,} are available",
             where=where,
-            remedy="use a smaller --resolution or fewer images",
+            remedy=remedy,
             code="data.memory",
         )

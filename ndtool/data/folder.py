@@ -1,11 +1,13 @@
 """`folder:PATH`: images in class folders, split by the content of the files or by the user.
 
 Opening lists the files, hashes what the split needs and settles labels and parts. Loading reads
-each file of a part once, compares its hash, decodes and resizes it.
+each file of a part once, compares its hash, decodes and resizes it; a part that is too large for
+that is only listed, and its files are decoded by the same `Decoder` as they are needed.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ from ndtool.console import visible
 from ndtool.contract import Contract
 from ndtool.data.files import read_regular, require_memory
 from ndtool.data.folder_scan import IGNORE_FILE, ImageFile, Scan, scan_folder
-from ndtool.data.image import check_max_pixels, decode_image, fit, quiet_pillow
+from ndtool.data.image import Decoded, check_max_pixels, decode_image, fit, quiet_pillow
 from ndtool.data.labels import (
     check_labels,
     label_numbers,
@@ -38,7 +40,16 @@ from ndtool.data.splits import (
     require_all_classes,
     training_part_of,
 )
-from ndtool.data.types import U8, Augment, DataOptions, Facts, SourceInfo, Split
+from ndtool.data.types import (
+    I64,
+    U8,
+    Augment,
+    DataOptions,
+    Facts,
+    SourceInfo,
+    Split,
+    samples_sha256,
+)
 from ndtool.errors import DataError, raise_all
 from ndtool.rundir import slug
 from ndtool.types import Part, Sha256
@@ -119,68 +130,88 @@ class FolderSource:
             DataError: the labels are not the contract's; or, with all of them attached, the files
                 that cannot be used, unless they are to be skipped.
         """
-        numbers = label_numbers(self.info.labels, contract.labels, where=self._root)
-        number = dict(zip(self.info.labels, numbers.tolist(), strict=True))
-        spec = contract.input
-        files = [file for file in self._files if file.part is part]
-        pixel_bytes = spec.height * spec.width * spec.channels
-        require_memory(len(files) * pixel_bytes, where=self._root)
-        images = np.empty((len(files), spec.height, spec.width, spec.channels), np.uint8)
+        decoder = self._decoder(contract)
+        files = self._of(part)
+        labels = self._labels(files, contract)
+        require_memory(len(files) * math.prod(decoder.shape), where=self._root)
+        images = np.empty((len(files), *decoder.shape), np.uint8)
 
         def read(row: int) -> _Seen | DataError:
-            try:
-                return self._read(files[row], contract, images[row])
-            except DataError as error:
-                return error
+            return decoder.read(files[row], images[row])
 
-        with quiet_pillow():
-            results = list(_in_threads(read, range(len(files))))
-        problems = [
-            (file.id, result)
-            for file, result in zip(files, results, strict=True)
-            if isinstance(result, DataError)
-        ]
-        _raise_unless_skipped(problems, self._options)
-        self._skipped.update((id_, problem.what) for id_, problem in problems)
-        seen = {row: result for row, result in enumerate(results) if isinstance(result, _Seen)}
-        used = [files[row] for row in seen]
-        self._require_all_left(used, part)
-        self._digests |= {files[row].path: one.sha256 for row, one in seen.items()}
+        seen = self._used(part, files, _in_threads(read, range(len(files))))
+        rows = list(seen)
         return Split(
-            images=images[list(seen)] if problems else images,
-            labels=np.array([number[file.label] for file in used], dtype=np.int64),
-            ids=tuple(file.id for file in used),
+            images=images[rows] if len(rows) < len(files) else images,
+            labels=labels[rows],
+            ids=tuple(files[row].id for row in rows),
             digests=tuple(one.sha256 for one in seen.values()),
             facts=_facts(list(seen.values())),
         )
 
-    def _read(self, file: ImageFile, contract: Contract, out: U8) -> _Seen:
-        """Put the file's pixels into `out`, (H, W, C)."""
-        where = f"{self._root}/{file.id}"
-        content = read_regular(file.path, where=where)
-        sha256 = digest(content)
-        if self._digests.get(file.path, sha256) != sha256:
-            raise data_error(
-                "the file changed while ndtool was reading the folder",
-                where=where,
-                remedy="run it again",
-                code="data.changed",
-            )
-        decoded = decode_image(
-            content,
-            where=where,
-            color=contract.input.color,
-            alpha=contract.alpha,
-            max_pixels=self._options.max_pixels,
+    def check(self, part: Part, contract: Contract) -> None:
+        """Decode the files of one part and keep no pixels; refuses and skips as `load` does.
+
+        Raises:
+            DataError: as `load`.
+        """
+        decoder = self._decoder(contract)
+        files = self._of(part)
+
+        def read(file: ImageFile) -> _Seen | DataError:
+            return decoder.read(file, np.empty(decoder.shape, np.uint8))
+
+        self._used(part, files, _in_threads(read, files))
+
+    def listed(self, part: Part, contract: Contract) -> Listed:
+        """The files of one part without those known to be bad, hashed but not decoded.
+
+        Raises:
+            DataError: the labels are not the contract's, or a file cannot be read.
+        """
+        self._hash_all()
+        files = [file for file in self._of(part) if file.id not in self._skipped]
+        self._require_all_left(files, part)
+        return Listed(
+            files=tuple(files),
+            labels=self._labels(files, contract),
+            decoder=self._decoder(contract),
         )
-        out[...] = fit(decoded.image, contract)
-        return _Seen(
-            sha256=sha256,
-            size=decoded.image.size,
-            mode=decoded.mode,
-            rotated=decoded.rotated,
-            animated=decoded.animated,
-        )
+
+    def _of(self, part: Part) -> list[ImageFile]:
+        """The files of one part, each with its hash where it is known by now."""
+        return [
+            replace(file, sha256=self._digests.get(file.path))
+            for file in self._files
+            if file.part is part
+        ]
+
+    def _decoder(self, contract: Contract) -> Decoder:
+        return Decoder(root=self._root, contract=contract, max_pixels=self._options.max_pixels)
+
+    def _labels(self, files: Sequence[ImageFile], contract: Contract) -> I64:
+        """(N,) numbers of the files' classes in the contract."""
+        numbers = label_numbers(self.info.labels, contract.labels, where=self._root)
+        number = dict(zip(self.info.labels, numbers.tolist(), strict=True))
+        return np.array([number[file.label] for file in files], dtype=np.int64)
+
+    def _used(
+        self, part: Part, files: Sequence[ImageFile], results: Iterable[_Seen | DataError]
+    ) -> dict[int, _Seen]:
+        """The rows of the good files; bad ones are refused or noted as skipped."""
+        with quiet_pillow():
+            read = list(results)
+        problems = [
+            (file.id, result)
+            for file, result in zip(files, read, strict=True)
+            if isinstance(result, DataError)
+        ]
+        _raise_unless_skipped(problems, self._options)
+        self._skipped.update((id_, problem.what) for id_, problem in problems)
+        seen = {row: result for row, result in enumerate(read) if isinstance(result, _Seen)}
+        self._require_all_left([files[row] for row in seen], part)
+        self._digests |= {files[row].path: one.sha256 for row, one in seen.items()}
+        return seen
 
     def _require_all_left(self, used: Sequence[ImageFile], part: Part) -> None:
         """Skipping must not empty a class."""
@@ -196,11 +227,95 @@ class FolderSource:
 
     def split_table(self) -> list[tuple[str, Sha256, Part]]:
         """(id, sha256 of the file, part) of every sample; hashes what was not read so far."""
+        self._hash_all()
+        return [(file.id, self._digests[file.path], _part(file)) for file in self._files]
+
+    def _hash_all(self) -> None:
         fresh = [file for file in self._files if file.path not in self._digests]
         hashed, unreadable = _hashed(fresh, self._root)
         raise_all([problem for _, problem in unreadable])
         self._digests |= {file.path: file.sha256 for file in hashed if file.sha256 is not None}
-        return [(file.id, self._digests[file.path], _part(file)) for file in self._files]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """How the files of one folder become pixels; small, and fit to be sent to another process."""
+
+    root: str  # as the user wrote it, for messages
+    contract: Contract
+    max_pixels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of what `pixels` gives."""
+        spec = self.contract.input
+        return spec.height, spec.width, spec.channels
+
+    def picture(self, file: ImageFile) -> tuple[Decoded, Sha256]:
+        """The picture, not yet resized, and the hash of its file; under `quiet_pillow`.
+
+        Raises:
+            DataError: unreadable, no good image, or another content than `file.sha256` says.
+        """
+        where = f"{self.root}/{file.id}"
+        content = read_regular(file.path, where=where)
+        sha256 = digest(content)
+        if file.sha256 not in (None, sha256):
+            raise data_error(
+                "the file changed while ndtool was reading the folder",
+                where=where,
+                remedy="run it again",
+                code="data.changed",
+            )
+        decoded = decode_image(
+            content,
+            where=where,
+            color=self.contract.input.color,
+            alpha=self.contract.alpha,
+            max_pixels=self.max_pixels,
+        )
+        return decoded, sha256
+
+    def pixels(self, file: ImageFile) -> U8:
+        """The contract's pixels (H, W, C); under `quiet_pillow`. Raises as `picture`."""
+        return fit(self.picture(file)[0].image, self.contract)
+
+    def read(self, file: ImageFile, out: U8) -> _Seen | DataError:
+        """Put the pixels into `out`, (H, W, C); gives what the file was, or is refused for."""
+        try:
+            decoded, sha256 = self.picture(file)
+        except DataError as error:
+            return error
+        out[...] = fit(decoded.image, self.contract)
+        return _Seen(
+            sha256=sha256,
+            size=decoded.image.size,
+            mode=decoded.mode,
+            rotated=decoded.rotated,
+            animated=decoded.animated,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Listed:
+    """The files of one part in evaluation order, to be decoded when they are needed."""
+
+    files: tuple[ImageFile, ...]  # hashed
+    labels: I64  # (N,), the contract's
+    decoder: Decoder
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of a sample, as `Split.shape`."""
+        return self.decoder.shape
+
+    def sha256(self) -> Sha256:
+        """The same as that of the decoded part."""
+        digests = [file.sha256 for file in self.files if file.sha256 is not None]
+        return samples_sha256(digests, self.labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,10 +68,23 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of a sample."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
     def sha256(self) -> Sha256:
-        """Evaluation-set hash: over `DIGEST LABEL` lines in order (users.md, 5.1)."""
-        lines = (f"{d} {int(k)}\n" for d, k in zip(self.digests, self.labels, strict=True))
-        return Sha256(hashlib.sha256("".join(lines).encode("ascii")).hexdigest())
+        """Evaluation-set hash, see `samples_sha256`."""
+        return samples_sha256(self.digests, self.labels)
+
+
+def samples_sha256(digests: Sequence[Sha256], labels: I64) -> Sha256:
+    """Hash of samples with their labels: over `DIGEST LABEL` lines in order (users.md, 5.1)."""
+    whole = hashlib.sha256()
+    for digest, label in zip(digests, labels, strict=True):
+        whole.update(f"{digest} {int(label)}\n".encode("ascii"))
+    return Sha256(whole.hexdigest())
 
 
 class Source(Protocol):

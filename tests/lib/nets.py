@@ -6,6 +6,7 @@ import numpy as np
 
 from ndtool.arch import Act, ArchSpec, Block, BlockKind, Head, Stem
 from ndtool.contract import Contract, InputSpec, Resize, unit_normalize
+from ndtool.data.splits import digest
 from ndtool.data.types import Split
 from ndtool.models import make_spec
 from ndtool.options import TrainOptions
@@ -69,7 +70,8 @@ def split_of(spec: ArchSpec, count: int, *, seed: int = 0) -> Split:
     y, x = np.indices((spec.height_px, spec.width_px))
     for image, label in zip(images, labels, strict=True):
         image[((y, x, y + x)[label % 3] // (1 + label // 3)) % 2 == 0] += 120
-    return Split(images=images, labels=labels, ids=(), digests=())
+    digests = tuple(digest(image.tobytes()) for image in images)
+    return Split(images=images, labels=labels, ids=(), digests=digests)
 
 
 def options(**changes: object) -> TrainOptions:

@@ -1,6 +1,7 @@
 """Each error class through the real entry point: its line and its exit code."""
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -120,6 +121,17 @@ def test_a_reader_that_goes_away_does_not_change_the_verdict() -> None:
     )
     assert "code 4" in done.stdout and "does not fit pico" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in CASES])
+def test_errors_come_whole_from_another_process(kind: type[errors.NdError]) -> None:
+    one = kind("what", where="where", remedy="remedy", code="a.b")
+    lacking = errors.ToolMissingError("cc", install="apt install gcc")
+    many = kind("all", where="there", remedy="mend", code="c.d", more=(one, lacking))
+    made = pickle.loads(pickle.dumps(many))  # noqa: S301  (our own)
+    assert type(made) is kind and str(made) == str(many) and made.args == many.args
+    assert [str(problem) for problem in made.more] == [str(one), str(lacking)]
+    assert made.more[1].install == lacking.install
 
 
 def test_every_optional_package_has_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

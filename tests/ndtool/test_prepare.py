@@ -13,7 +13,7 @@ from ndtool.errors import ConfigError, InputError
 from ndtool.options import TrainOptions
 from ndtool.prepare import Prepared, prepare, require_run_folder, settings, train_key
 from ndtool.rundir import RunDir
-from ndtool.types import Recipe
+from ndtool.types import Augmentation, Recipe
 
 
 @pytest.fixture
@@ -37,6 +37,16 @@ def test_defaults_come_from_the_source(options: TrainOptions) -> None:
 def test_crop_grows_with_the_resolution_and_flags_win(options: TrainOptions) -> None:
     assert prepared(replace(options, resolution=32)).options.crop_px == 4
     assert prepared(replace(options, resolution=32, crop_px=0)).options.crop_px == 0
+
+
+def test_windows_of_the_original_picture_need_no_crop(options: TrainOptions) -> None:
+    windows = replace(options, augment=Augmentation.RESIZED_CROP, loaders=1)
+    assert prepared(windows).options.crop_px == 0
+    assert prepared(replace(windows, crop_px=2)).options.crop_px == 2  # refused by training
+
+
+def test_where_pictures_are_decoded_is_not_compared(options: TrainOptions) -> None:
+    assert settings(options) == settings(replace(options, loaders=4))
 
 
 def test_colour_and_normalisation_reach_the_contract(options: TrainOptions) -> None:

@@ -76,8 +76,12 @@ RULES: list[tuple[str, list[str], set[str]]] = [
 HOMES: dict[str, list[str]] = {
     "torch": ["ndtool.training", "ndtool.export.extract"],
     "torchvision": ["ndtool.training"],
-    "onnx": ["ndtool.export.graph", "ndtool.export.ranges"],
-    "onnxruntime": ["ndtool.export.onnx_session", "ndtool.export.ranges"],
+    "onnx": ["ndtool.export.graph", "ndtool.export.ranges", "ndtool.training.onnx_teacher"],
+    "onnxruntime": [
+        "ndtool.export.onnx_session",
+        "ndtool.export.ranges",
+        "ndtool.training.onnx_teacher",
+    ],
     "tensorflow": ["ndtool.export.tensorflow_converter", "ndtool.export.tensorflow_worker"],
     "tflite_micro": ["ndtool.export.runner_worker", "ndtool.export.tflite.schema"],
     "tflite_runtime": ["ndtool.export.runner_worker"],
@@ -92,7 +96,8 @@ HOMES: dict[str, list[str]] = {
     "elftools": ["ndtool.export.elf_facts"],
     "sklearn": ["ndtool.data"],
     "PIL": ["ndtool.data"],
-    "matplotlib": [],
+    "matplotlib": ["ndtool.training"],
+    "tensorboard": ["ndtool.training"],
 }
 # `require("torch")` as a statement of its own: asks early for the extra, and uses nothing of it.
 PROBES = {("ndtool.cli.train", "torch"), ("ndtool.export.chain", "torch")}

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndtool.errors import InputError
+from ndtool.rundir import MAX_CHECKPOINT_BYTES
 from ndtool.training import checkpoint
 from ndtool.training.checkpoint import Identity
 from ndtool.training.loop import HISTORY_COLUMNS, TrainState
@@ -202,7 +203,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, name: str) -> None:
 def test_a_file_over_the_bound_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.pt"
     with path.open("wb") as handle:
-        handle.truncate(checkpoint.MAX_CHECKPOINT_BYTES + 1)  # sparse
+        handle.truncate(MAX_CHECKPOINT_BYTES + 1)  # sparse
     refuse(path, "larger than")
 
 
@@ -218,6 +219,7 @@ def edited(path: Path, **changes: Any) -> None:
 
 
 ROW = dict.fromkeys(HISTORY_COLUMNS)
+GOOD = ROW | {"epoch": 1, "lr": 0.1, "val_accuracy": 0.5, "seconds": 1.25}
 WRONG: list[tuple[str, Any]] = [
     *((key, KeyError) for key in ("format", "theta", "spec", "contract", "epoch", "history")),
     ("format", "ndtool.checkpoint/9"),
@@ -237,6 +239,12 @@ WRONG: list[tuple[str, Any]] = [
     ("history", [{}]),
     ("history", [ROW | {"lr": "x"}]),
     ("history", [ROW, ROW]),
+    ("history", [GOOD | {"epoch": None}]),
+    ("history", [GOOD | {"epoch": 2}]),
+    ("history", [GOOD | {"epoch": 1.0}]),
+    ("history", [GOOD | {"seconds": None}]),
+    ("history", [GOOD | {"student_loss": 10**400}]),
+    ("history", [GOOD | {"student_loss": True}]),
     ("options", {1: 2}),
     ("options", {"a": [1]}),
     ("rates", [3]),
@@ -246,6 +254,9 @@ WRONG: list[tuple[str, Any]] = [
     ("rates", 2),
     ("rates", [2, 3]),
     ("rates", [8, 4, 3, 2]),
+    ("augmented", KeyError),
+    ("augmented", 1),
+    ("augmented", True),
     ("ends", []),
     ("ends", [1, 1]),
     ("ends", [3, 2]),
@@ -269,6 +280,12 @@ def test_each_wrong_field_is_refused(tmp_path: Path, key: str, value: Any) -> No
     path = tmp_path / "wrong.pt"
     edited(path, **{key: value})
     refuse(path)
+
+
+def test_tensors_of_another_kind_of_supernet_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.pt"
+    edited(path, rates=[], augmented=True)
+    refuse(path, "field theta")
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,8 @@ def run_fit(
     spec = nets.ds_spec()
     options = nets.options(epochs=len(student_scores), recipe=recipe)
     method = METHODS[recipe](options, spec.classes)
-    net = Supernet(spec, rates=method.rates, generator=torch.Generator().manual_seed(0))
+    gen = torch.Generator().manual_seed(0)
+    net = Supernet(spec, rates=method.rates, augmented=method.augmented, generator=gen)
     scores: Iterator[float] = iter(student_scores)
 
     def scored(width: object, data: Arrays, _: Normalizer) -> float:
@@ -110,7 +111,7 @@ def run_fit(
     return state, calls
 
 
-@pytest.mark.parametrize("recipe", [Recipe.PLAIN, Recipe.NETDISTILLER])
+@pytest.mark.parametrize("recipe", [Recipe.PLAIN, Recipe.NETAUG, Recipe.NETDISTILLER])
 def test_validation_decides_the_best_epoch(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
     state, calls = run_fit(monkeypatch, [0.4, 0.8, 0.8, 0.5], recipe)
     assert calls == [(1, True), (2, True), (3, False), (4, False)]
@@ -118,17 +119,21 @@ def test_validation_decides_the_best_epoch(monkeypatch: pytest.MonkeyPatch, reci
     assert (state.epoch, state.step) == (4, 8)
 
 
-@pytest.mark.parametrize("recipe", [Recipe.PLAIN, Recipe.NETDISTILLER])
+@pytest.mark.parametrize("recipe", [Recipe.PLAIN, Recipe.NETAUG, Recipe.NETDISTILLER])
 def test_history_has_every_column(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
     state, _ = run_fit(monkeypatch, [0.4, 0.8], recipe)
-    absent = {"teacher_loss", "val_accuracy_teacher", "conflict_rate", "largest_c", "kl_share"}
-    absent.add("assistant_loss")
+    taught = {"teacher_loss", "val_accuracy_teacher", "conflict_rate", "largest_c", "kl_share"}
+    absent = {
+        Recipe.PLAIN: {"assistant_loss", "augmented_loss", *taught},
+        Recipe.NETAUG: {"assistant_loss", *taught},
+        Recipe.NETDISTILLER: {"assistant_loss", "augmented_loss"},
+    }
     for number, row in enumerate(state.history, 1):
         assert tuple(row) == HISTORY_COLUMNS
         assert row["epoch"] == number
         assert row["skipped_steps"] == 0
         missing = {name for name, value in row.items() if value is None}
-        assert missing == (absent if recipe is Recipe.PLAIN else {"assistant_loss"})
+        assert missing == absent[recipe]
 
 
 def test_a_score_of_zero_is_still_a_best(monkeypatch: pytest.MonkeyPatch) -> None:

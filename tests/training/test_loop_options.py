@@ -19,11 +19,13 @@ from ndtool.training.loop import average_student
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.losses import divergence
 from ndtool.training.recipes.method import Targets
+from ndtool.training.schedule import Moment
 from ndtool.training.step import train_step
 from ndtool.training.supernet import Supernet
 from ndtool.types import Precision, Recipe, StudentLoss
 
 LR = 0.1
+START = Moment(0, 10)
 
 
 def make(options: TrainOptions, seed: int = 0) -> Supernet:
@@ -39,7 +41,7 @@ def batch(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def step(net: Supernet, options: TrainOptions, x: Tensor, y: Tensor) -> dict[str, float]:
     method = METHODS[options.recipe](options, SPEC.classes)
-    figures, applied = train_step(net, method, x, Targets(y), step=0, lr=LR, options=options)
+    figures, applied = train_step(net, method, x, Targets(y), moment=START, lr=LR, options=options)
     assert bool(applied)
     return {name: float(value) for name, value in figures.items()}
 

@@ -18,6 +18,7 @@ from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.losses import divergence, entropy
 from ndtool.training.recipes.method import Targets
 from ndtool.training.recipes.netdistiller import uncertainty_threshold
+from ndtool.training.schedule import Moment
 from ndtool.training.step import Guard, train_step
 from ndtool.training.supernet import SharedSlice, Supernet, Width
 from ndtool.types import Recipe, StudentLoss
@@ -25,6 +26,7 @@ from ndtool.types import Recipe, StudentLoss
 MAX_SKIPPED = 20
 STEP = 2e-6  # float32, another order of summation
 LR = 0.1
+START = Moment(0, 10)
 SPECS = [pytest.param(nets.ds_spec(), id="ds"), pytest.param(nets.se_spec(), id="se")]
 RECIPES = [
     pytest.param({"recipe": Recipe.PLAIN}, id="plain"),
@@ -34,13 +36,14 @@ RECIPES = [
         for surgery in (True, False)
     ),
 ]
-TAUGHT = [Recipe.PLAIN, Recipe.NETDISTILLER]  # those without an outer teacher
+TAUGHT = [Recipe.PLAIN, Recipe.NETAUG, Recipe.NETDISTILLER]  # those without an outer teacher
 Named = dict[str, Tensor]
 
 
 def make(spec: ArchSpec, options: TrainOptions, seed: int = 0) -> Supernet:
     method = METHODS[options.recipe](options, spec.classes)
-    return Supernet(spec, rates=method.rates, generator=torch.Generator().manual_seed(seed))
+    gen = torch.Generator().manual_seed(seed)
+    return Supernet(spec, rates=method.rates, augmented=method.augmented, generator=gen)
 
 
 def batch(spec: ArchSpec, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -51,7 +54,7 @@ def batch(spec: ArchSpec, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def step(net: Supernet, options: TrainOptions, x: Tensor, y: Tensor) -> dict[str, float]:
     method = METHODS[options.recipe](options, net.student.spec.classes)
-    figures, applied = train_step(net, method, x, Targets(y), step=0, lr=LR, options=options)
+    figures, applied = train_step(net, method, x, Targets(y), moment=START, lr=LR, options=options)
     assert applied.dim() == 0
     return {name: float(value) for name, value in figures.items()}
 
@@ -210,7 +213,7 @@ def test_uncertain_samples_alone_learn_from_the_teacher() -> None:
     options = nets.options(label_smoothing=0.0)
     spec = nets.ds_spec()
     method = METHODS[Recipe.NETDISTILLER](options, 3)
-    student = method.passes(make(spec, options), 0)[1].loss
+    student = method.passes(make(spec, options), START)[1].loss
     z = torch.tensor([[0.0, 0.0, 0.0], [20.0, 0.0, 0.0]], requires_grad=True)  # unsure, sure
     teacher = torch.tensor([[0.0, 5.0, 0.0], [0.0, 5.0, 0.0]])
     value, figures = student(z, Targets(torch.tensor([2, 0])), [teacher])
@@ -299,10 +302,12 @@ def test_step_never_reads_the_device(recipe: Recipe, loss: StudentLoss) -> None:
     spec = nets.se_spec()
     options = nets.options(recipe=recipe, student_loss=loss)
     method = METHODS[recipe](options, spec.classes)
-    net = Supernet(spec, rates=method.rates, generator=None, device="meta")
+    net = Supernet(
+        spec, rates=method.rates, augmented=method.augmented, generator=None, device="meta"
+    )
     x = torch.empty(8, spec.in_channels, spec.height_px, spec.width_px, device="meta")
     y = torch.empty(8, dtype=torch.int64, device="meta")
-    figures, applied = train_step(net, method, x, Targets(y), step=0, lr=LR, options=options)
+    figures, applied = train_step(net, method, x, Targets(y), moment=START, lr=LR, options=options)
     assert applied.device.type == "meta"
     assert set(figures) == {*method.means, *method.peaks, "grad_norm", "clipped_share"}
     with pytest.raises((RuntimeError, NotImplementedError)):
@@ -322,12 +327,12 @@ def test_step_with_non_finite_gradient_changes_nothing(bad: float, recipe: Recip
     x = x.clone()
     x[3, 0, 2, 2] = bad
     method = METHODS[recipe](options, spec.classes)
-    _, applied = train_step(net, method, x, Targets(y), step=0, lr=LR, options=options)
+    _, applied = train_step(net, method, x, Targets(y), moment=START, lr=LR, options=options)
     assert not applied
     after = (net.theta, net.momentum, net.statistics)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     x, y = batch(spec, 8, 6)
-    _, applied = train_step(net, method, x, Targets(y), step=0, lr=LR, options=options)
+    _, applied = train_step(net, method, x, Targets(y), moment=START, lr=LR, options=options)
     assert applied
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ndtool.training.recipes import kd, netdistiller, plain
+from ndtool.training.recipes import kd, netaug, netdistiller, plain
 from ndtool.training.recipes.method import MethodOf
 from ndtool.types import Recipe
 
 METHODS: Final[Mapping[Recipe, MethodOf]] = {
     Recipe.PLAIN: plain.method,
     Recipe.KD: kd.method,
+    Recipe.NETAUG: netaug.method,
     Recipe.NETDISTILLER: netdistiller.method,
 }

@@ -13,6 +13,7 @@ from ndtool.options import TrainOptions
 from ndtool.training.gradients import add_gradients
 from ndtool.training.recipes.losses import divergence, label_loss
 from ndtool.training.recipes.method import Figures, Method, Pass, Targets
+from ndtool.training.schedule import Moment
 from ndtool.training.supernet import Supernet
 
 
@@ -27,7 +28,7 @@ def method(options: TrainOptions, classes: int) -> Method:
         value = (1 - weight) * hard + weight * soft
         return value, {"student_loss": value.detach()}
 
-    def passes(net: Supernet, step: int) -> tuple[Pass, ...]:
+    def passes(net: Supernet, moment: Moment) -> tuple[Pass, ...]:
         return (Pass(net.student, loss),)
 
     return Method(

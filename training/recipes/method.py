@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ndtool.options import TrainOptions
-from ndtool.training.schedule import ALWAYS, Teaching
+from ndtool.training.schedule import ALWAYS, Moment, Teaching
 from ndtool.training.supernet import SharedSlice, Supernet, Width
 
 Figures = Mapping[str, Tensor]  # 0-d device tensors by column of history.csv
@@ -45,22 +45,27 @@ class Pass:
 class Method:
     """The passes of a step and how their gradients join.
 
-    passes: of one step, by its number. The widest network comes first: the narrower ones learn
-        from its logits, and its activations are gone before theirs exist.
+    passes: of one step, by its place in the run. The widest network comes first: the narrower ones
+        learn from its logits, and its activations are gone before theirs exist.
     means, peaks: the figures that the functions give; an epoch shows their mean or largest value.
     teaching, alone: the steps in which the wider networks take part, and the method of the others;
         None where there are none.
     external: whether the losses read `Targets.external`.
+    augmented: whether the passes draw networks wider than the student (`Supernet.between`). They
+        share its batch norms, whose statistics are then re-estimated before each evaluation.
+    before_epoch: may rearrange the networks; gives whether the student is another one since.
     """
 
     rates: tuple[int, ...]  # of the wider networks, widest first; () trains the student alone
-    passes: Callable[[Supernet, int], Sequence[Pass]]
+    passes: Callable[[Supernet, Moment], Sequence[Pass]]
     combine: Combine
     means: tuple[str, ...]
     peaks: tuple[str, ...] = ()
     teaching: Teaching = ALWAYS
     alone: Method | None = None
     external: bool = False
+    augmented: bool = False
+    before_epoch: Callable[[Supernet, Moment], bool] | None = None
 
 
 MethodOf = Callable[[TrainOptions, int], Method]  # options, number of classes

@@ -2,7 +2,8 @@
 
 Equations 1 to 3 of the paper (arXiv 2310.19820) as training-methods, 1.2 to 1.4, gives them. With
 several wider networks each learns from the next wider one (teacher assistants: Ozerov and Duong,
-arXiv 2105.08369). An external teacher is added to every network's loss (the paper's table 5).
+arXiv 2105.08369). An external teacher is added to every network's loss (the paper's
+table 5), in the steps in which the wider networks take part.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ndtool.training.gradients import (
 from ndtool.training.recipes import plain
 from ndtool.training.recipes.losses import divergence, entropy, label_loss
 from ndtool.training.recipes.method import Figures, Loss, Method, Pass, Targets
-from ndtool.training.schedule import Teaching
+from ndtool.training.schedule import Moment, Teaching
 from ndtool.training.supernet import Supernet
 from ndtool.types import StudentLoss
 
@@ -42,7 +43,7 @@ def method(options: TrainOptions, classes: int) -> Method:
     rates = tuple(sorted(options.expand, reverse=True))
     losses = (wide, *(assistant for _ in rates[1:]), student)
 
-    def passes(net: Supernet, step: int) -> tuple[Pass, ...]:
+    def passes(net: Supernet, moment: Moment) -> tuple[Pass, ...]:
         return tuple(Pass(width, loss) for width, loss in zip(net.widths, losses, strict=True))
 
     soft = () if options.student_loss is StudentLoss.CE else (KL_SHARE,)

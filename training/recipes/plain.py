@@ -10,6 +10,7 @@ from ndtool.options import TrainOptions
 from ndtool.training.gradients import add_gradients
 from ndtool.training.recipes.losses import label_loss
 from ndtool.training.recipes.method import Figures, Method, Pass, Targets
+from ndtool.training.schedule import Moment
 from ndtool.training.supernet import Supernet
 
 
@@ -20,7 +21,7 @@ def method(options: TrainOptions, classes: int) -> Method:
         value = label_loss(logits, targets.labels, options.label_smoothing)
         return value, {"student_loss": value.detach()}
 
-    def passes(net: Supernet, step: int) -> tuple[Pass, ...]:
+    def passes(net: Supernet, moment: Moment) -> tuple[Pass, ...]:
         return (Pass(net.student, loss),)
 
     return Method(rates=(), passes=passes, combine=add_gradients, means=("student_loss",))

@@ -194,7 +194,7 @@ def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         file.truncate(3073 * 30_000)  # sparse
     assert refusal(tmp_path).code == "data.file-too-large"
     write_python(tmp_path, HUNDREDS)
-    monkeypatch.setattr("ndtool.data.files.physical_memory_bytes", lambda: 10_000_000)
+    monkeypatch.setattr("ndtool.data.files.available_memory_bytes", lambda: 10_000_000)
     assert refusal(tmp_path, "cifar100").code == "data.memory"
 
 

@@ -124,5 +124,5 @@ def test_a_gzip_bomb_is_read_no_further_than_its_header_promises(
 def test_declared_pixels_are_bounded_by_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ndtool.data.files.physical_memory_bytes", lambda: 100_000)
+    monkeypatch.setattr("ndtool.data.files.available_memory_bytes", lambda: 100_000)
     assert refusal(write(tmp_path)).code == "data.memory"

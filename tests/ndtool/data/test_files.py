@@ -57,10 +57,10 @@ def test_a_file_that_grows_while_it_is_read_is_bounded() -> None:
 
 
 def test_memory_is_judged_against_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "physical_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(files, "available_memory_bytes", lambda: 1000)
     require_memory(750, where="x")
     with pytest.raises(DataError) as caught:
         require_memory(751, where="x")
     assert caught.value.code == "data.memory"
-    monkeypatch.setattr(files, "physical_memory_bytes", lambda: None)
+    monkeypatch.setattr(files, "available_memory_bytes", lambda: None)
     require_memory(10**15, where="x")

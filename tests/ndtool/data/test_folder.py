@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -434,6 +435,45 @@ def test_a_file_that_changes_between_opening_and_loading(tmp_path: Path) -> None
     assert (caught.value.code, caught.value.where) == ("data.changed", f"{root}/{id_}")
 
 
+def test_a_listed_part_is_the_loaded_one_undecoded(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    contract = contract_of(("b", "a"))  # the contract's order counts
+    listed, loaded = (
+        getattr(open_at(root), how)(Part.TRAIN, contract) for how in ("listed", "load")
+    )
+    assert [file.id for file in listed.files] == list(loaded.ids)
+    assert [file.sha256 for file in listed.files] == list(loaded.digests)
+    assert listed.labels.tolist() == loaded.labels.tolist()
+    assert (len(listed), listed.shape) == (len(loaded), loaded.shape)
+    assert listed.sha256() == loaded.sha256()
+    decoder = pickle.loads(pickle.dumps(listed.decoder))  # noqa: S301  (our own)
+    assert np.array_equal(np.stack([decoder.pixels(f) for f in listed.files]), loaded.images)
+    with pytest.raises(DataError):
+        open_at(root).listed(Part.TRAIN, contract_of(("a", "c")))
+
+
+def test_checking_a_part_refuses_and_skips_as_loading_does(tmp_path: Path) -> None:
+    root = make_given(tmp_path / "d", ("train", "val", "test"))
+    for name in ("bad", "worse"):
+        (root / "val" / "a" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + name.encode())
+    texts, skipped = [], []
+    for how in ("check", "load"):
+        with pytest.raises(DataError) as caught:
+            getattr(open_at(root), how)(Part.VAL, contract_of())
+        texts.append([str(caught.value), *map(str, caught.value.more)])
+        source = open_folder(str(root), SKIP)
+        getattr(source, how)(Part.VAL, contract_of())
+        skipped.append(source.skipped)
+        assert len(source.listed(Part.VAL, contract_of())) == 10 + 8
+    assert texts[0] == texts[1] and len(texts[0]) == 2
+    assert skipped[0] == skipped[1] and len(skipped[0]) == 2
+    for path in (root / "val" / "a").iterdir():
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + path.name.encode())
+    with pytest.raises(DataError) as caught:
+        open_folder(str(root), SKIP).check(Part.VAL, contract_of())
+    assert caught.value.code == "data.too-few-images"
+
+
 def test_files_larger_than_the_bound(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "d")
     with (root / "a" / "big.png").open("wb") as handle:
@@ -555,7 +595,7 @@ def test_pixels_that_do_not_fit_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = open_at(make_folder(tmp_path / "d"))
-    monkeypatch.setattr("ndtool.data.files.physical_memory_bytes", lambda: 1000)
+    monkeypatch.setattr("ndtool.data.files.available_memory_bytes", lambda: 1000)
     with pytest.raises(DataError) as caught:
         source.load(Part.TRAIN, contract_of())
     assert caught.value.code == "data.memory"

@@ -244,7 +244,7 @@ def test_hostile_headers_are_refused_before_a_byte_of_data(tmp_path: Path, heade
 
 
 def test_more_than_the_machine_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ndtool.data.files.physical_memory_bytes", lambda: 10_000)
+    monkeypatch.setattr("ndtool.data.files.available_memory_bytes", lambda: 10_000)
     assert refusal(tmp_path).code == "data.memory"
 
 

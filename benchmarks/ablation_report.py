@@ -1,0 +1,200 @@
+"""Statistics of an ablation over seeds, and its page."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ablation_rows import BASELINE, opponents, parse_row
+from scipy import stats
+
+CONFIDENCE = 0.95
+ACCURACIES = ("test_last", "test_best")
+COSTS = ("cpu_s", "step_s", "step_ratio", "images_per_s", "gpu_percent", "arithmetic")
+
+Result = dict[str, Any]  # of one run: what `ablation_run` measured, accuracies 0..1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Values over seeds."""
+
+    mean: float
+    sd: float | None  # n - 1; None of a single value
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A row minus another, seed by seed."""
+
+    mean: float
+    interval: tuple[float, float] | None  # of the mean, t, 95 %; None of a single pair
+    n: int
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Mean and standard deviation of at least one value."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return Summary(mean=statistics.fmean(values), sd=sd, n=len(values))
+
+
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference | None:
+    """a - b over the seeds that both have; None where there is none."""
+    pairs = [a[seed] - b[seed] for seed in sorted(set(a) & set(b))]
+    if not pairs:
+        return None
+    one = summarise(pairs)
+    interval = None
+    if one.sd is not None:
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, one.n - 1)) * one.sd / one.n**0.5
+        interval = (one.mean - half, one.mean + half)
+    return Difference(mean=one.mean, interval=interval, n=one.n)
+
+
+def by_row(results: Iterable[Result], order: Sequence[str]) -> dict[str, list[Result]]:
+    """Results of each row that has any, rows in the given order, each by seed."""
+    rows: dict[str, list[Result]] = {name: [] for name in order}
+    for result in sorted(results, key=lambda r: r["seed"]):
+        if result["row"] in rows:
+            rows[result["row"]].append(result)
+    return {name: found for name, found in rows.items() if found}
+
+
+def compare(rows: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
+    """Each row against plain training, in percentage points."""
+    compared = []
+    for name in rows:
+        for other in opponents(parse_row(name), rows):
+            line: dict[str, Any] = {"row": name, "minus": other}
+            for key in ACCURACIES:
+                mine, theirs = (
+                    {r["seed"]: 100 * r[key] for r in rows[side]} for side in (name, other)
+                )
+                found = difference(mine, theirs)
+                line[key] = None if found is None else _plain_difference(found)
+            compared.append(line)
+    return compared
+
+
+def _plain_difference(found: Difference) -> dict[str, Any]:
+    interval = None if found.interval is None else [round(end, 3) for end in found.interval]
+    return {"mean": round(found.mean, 3), "interval": interval, "n": found.n}
+
+
+def tabulate(rows: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
+    """One line a row: accuracies in percent, costs as means over the seeds."""
+    plain = rows.get(BASELINE, [])
+    table = []
+    for name, results in rows.items():
+        line: dict[str, Any] = {"row": name, "n": len(results), "epochs": results[0]["epochs"]}
+        for key in (*ACCURACIES, "train_last", "val_teacher"):
+            values = [100 * r[key] for r in results if r[key] is not None]
+            one = summarise(values) if values else None
+            line[key] = None if one is None else round(one.mean, 2)
+            line[f"{key}_sd"] = None if one is None or one.sd is None else round(one.sd, 2)
+            line[f"{key}_values"] = [round(value, 2) for value in values]
+        for key in COSTS:
+            values = [r[key] for r in results if r[key] is not None]
+            line[key] = round(statistics.fmean(values), 2) if values else None
+        line["time_of_baseline"] = _relative(results, plain)
+        for key in ("conflict_rate", "kl_share"):
+            ends = [r[key] for r in results if r[key] is not None]
+            line[key] = [round(statistics.fmean(e), 2) for e in zip(*ends, strict=True)] or None
+        table.append(line)
+    return table
+
+
+def _relative(results: Sequence[Result], plain: Sequence[Result]) -> float | None:
+    """Time of a row's steps over the baseline's, on common seeds: process time on a CPU."""
+    own, base = ({r["seed"]: r["time_s"] for r in side} for side in (results, plain))
+    ratios = [own[seed] / base[seed] for seed in own if base.get(seed)]
+    return round(statistics.fmean(ratios), 2) if ratios else None
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """The document of `ablation.py` as Markdown."""
+    table = document["table"]
+    lines = [
+        f"# Table {document['paper_table']}: {document['data']}",
+        "",
+        document["set_up"],
+        "",
+        f"`{document['command']}`",
+        "",
+        *_key_values(document["machine"]),
+        "",
+        "Test accuracy of the float student in percent: mean +- standard deviation (n - 1) over the"
+        " seeds, and each seed's value. *last*: after the last epoch; *best*: of the epoch that is"
+        " best on the validation part. The test part was read once for each finished run. *time*:"
+        " of the training steps alone, over the baseline's. *step*: time of the run's mean step"
+        " over a plain one's, measured in turns with it at the end of the run. *arithmetic*: the"
+        " same in multiply-accumulates.",
+        "",
+        "| row | n | epochs | last | best | train | teacher (val) | time | step | arithmetic"
+        " | CPU s | images/s | GPU % | conflict | KL share |",
+        f"|{'---|' * 15}",
+    ]
+    for line in table:
+        cells = [
+            line["row"],
+            str(line["n"]),
+            str(line["epochs"]),
+            _accuracy(line, "test_last"),
+            _accuracy(line, "test_best"),
+            _number(line["train_last"]),
+            _number(line["val_teacher"]),
+            _number(line["time_of_baseline"]),
+            _number(line["step_ratio"]),
+            _number(line["arithmetic"]),
+            _number(line["cpu_s"], 0),
+            _number(line["images_per_s"], 0),
+            _number(line["gpu_percent"], 0),
+            _course(line["conflict_rate"]),
+            _course(line["kl_share"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Paired by seed, in percentage points, with the 95 % t interval of the mean. An interval"
+        " that holds 0 shows no difference.",
+        "",
+        "| row | minus | n | last | best |",
+        "|---|---|---|---|---|",
+    ]
+    for line in document["differences"]:
+        shown = [_difference(line[key]) for key in ACCURACIES]
+        count = next((str(line[key]["n"]) for key in ACCURACIES if line[key]), "0")
+        lines.append(f"| {line['row']} | {line['minus']} | {count} | {' | '.join(shown)} |")
+    if document["unfinished"]:
+        lines += ["", f"Not finished: {', '.join(document['unfinished'])}."]
+    return "\n".join(lines) + "\n"
+
+
+def _key_values(table: Mapping[str, object]) -> list[str]:
+    return [", ".join(f"{key} {value}" for key, value in table.items())]
+
+
+def _accuracy(line: Mapping[str, Any], key: str) -> str:
+    sd = "" if line[f"{key}_sd"] is None else f" +- {line[f'{key}_sd']:.2f}"
+    values = ", ".join(f"{value:.2f}" for value in line[f"{key}_values"])
+    return f"{line[key]:.2f}{sd} ({values})"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _course(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.2f} -> {ends[1]:.2f}"
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    if found["interval"] is None:
+        return f"{found['mean']:+.2f}"
+    low, high = found["interval"]
+    return f"{found['mean']:+.2f} ({low:+.2f} to {high:+.2f})"

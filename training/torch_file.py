@@ -1,0 +1,87 @@
+"""Files in torch's zip format, read as hostile; the only caller of `torch.load`.
+
+Checked in this order: size, zip directory (stored entries that add up), the pickle's opcodes (no
+class but plain tensors), `torch.load(weights_only=True)`. Memory stays within a few times the
+file's size; names, types and shapes are the caller's to check.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from ndtool.errors import InputError
+from ndtool.rundir import MAX_CHECKPOINT_BYTES, read_bounded
+
+MAX_PICKLE_BYTES: Final = 16 * 1024**2  # everything but the tensors
+_CLASSES: Final = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"}
+_BUILDERS: Final = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
+# What zipfile, pickletools and torch's restricted unpickler raise on bytes that are not theirs.
+_BROKEN: Final = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def load_torch_file(
+    path: Path,
+    *,
+    storages: Collection[str],
+    max_entries: int,
+    refused: Callable[[str], InputError],
+) -> object:
+    """What `torch.save` put into `path`; tensors are on the CPU.
+
+    Args:
+        storages: torch's names of the element types that tensors may have, such as FloatStorage.
+        max_entries: of the zip file; a tensor is one.
+        refused: makes the error from what is wrong with the file.
+
+    Raises:
+        InputError: missing, too large, or what `refused` makes.
+    """
+    data = read_bounded(path, MAX_CHECKPOINT_BYTES)
+    classes = _CLASSES | {f"torch {name}" for name in storages}
+    try:
+        problem = _container_problem(data, classes, max_entries)
+        if problem:
+            raise refused(problem)
+        return torch.load(  # noqa: TID251  (this is the module that the ban points to)
+            io.BytesIO(data), map_location="cpu", weights_only=True
+        )
+    except _BROKEN as error:
+        raise refused(f"unreadable, {type(error).__name__}") from None
+    except MemoryError:
+        raise refused("asks for more memory than there is") from None
+
+
+def _container_problem(data: bytes, classes: Collection[str], max_entries: int) -> str:
+    """Compressed or overlapping entries, or a pickle that names any class but those; "" if none."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or len(entries) > max_entries:
+            return "its zip directory is not one of torch's"
+        if sum(entry.file_size for entry in entries) > len(data):
+            return "its entries are larger than the file"
+        pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
+            return "it has no table of its own"
+        table = archive.read(pickles[0])
+    for opcode, argument, _ in pickletools.genops(table):
+        if opcode.name in _BUILDERS or (opcode.name == "GLOBAL" and argument not in classes):
+            return "it holds more than numbers and tensors"
+    return ""
