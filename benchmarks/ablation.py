@@ -9,12 +9,15 @@ command, repeated, finishes in pieces; exit status 75 says that there is more to
 
     until python benchmarks/ablation.py ... --minutes 9; do [ $? = 75 ] || break; done
 
-Tables of one folder share their runs. Rows besides the table's: `--rows first-third,full@2`;
-FORM@NUMBER trains so many times the epochs, FORM@OTHER as long as OTHER takes, by the time of a
-step, measured once before the first run. Accuracies are of the float student; the validation part
-chooses the epoch of *best*, the test part is read once, when a run has ended. A run's time is that
-of its training steps alone: process time on a CPU, wall time on a GPU, where runs that share the
-GPU (--jobs above 1) slow each other down and only rows of one call compare.
+(A piece must be longer than the start of a worker and an epoch, or nothing is gained.)
+
+Tables of one folder share their runs. `--rows full:lr=.2,first-third@full` runs others instead of
+the table's, and adds them to it: ROW@NUMBER trains so many times the epochs, ROW@OTHER as long as
+OTHER takes, by the time of a step, measured once before the first run. Accuracies are of the float
+student; the validation part chooses the epoch of *best*, the test part is read once, when a run
+has ended. A run's time is that of its training steps alone: process time on a CPU, wall time on a
+GPU, where runs that share the GPU (--jobs above 1) slow each other down and only rows of one call
+compare.
 
 CPU, 2 cores, CIFAR-100 from the shared pack, a small network:
 
@@ -49,7 +52,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -126,9 +129,10 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Do what is missing, within the time given, and write the table."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
+    deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes else None
     out: Path = arguments.out.resolve()
     for name in (RUNS, RESULTS, LOGS, GPU):
         (out / name).mkdir(parents=True, exist_ok=True)
@@ -138,7 +142,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
 
     spec, title = find_data(arguments.data)
-    common = [*arguments.flags, f"--threads={arguments.threads}"]
+    common = list(arguments.flags)
     base = [f"--data={spec}", *common, f"--epochs={arguments.epochs}"]
     first = prepare(parse_options(base), name="step", out=out)
     data = dict.fromkeys(arguments.seeds, spec)
@@ -156,7 +160,6 @@ def main() -> int:
     print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are done", flush=True)
 
     commands = {job: flags_of(job, common, data, out) for job in todo}
-    deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes else None
     on_gpu = find_device(first.options.device).type == "cuda"
     failed = run_all(todo, commands, out, parallel=arguments.jobs, deadline=deadline, gpu=on_gpu)
 
@@ -169,11 +172,19 @@ def main() -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, with the flags that all runs share in `flags`."""
+    """The command line, see `settle_training`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", type=int, choices=TABLES, required=True)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--train-images", type=int, default=0, help="so many, equal by class")
+    add_training(parser)
+    return settle_training(parser, parser.parse_args(argv))
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """What is trained, and for how long."""
     parser.add_argument("--preset", choices=PRESETS)
     parser.add_argument("--data", default="", help=f"as ndtool train takes it, or {PACK}")
     parser.add_argument("--model", default="")
@@ -181,19 +192,24 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--strides", default="")
     parser.add_argument("--stem-stride", default="")
     parser.add_argument("--epochs", type=int, help="of a row without a factor")
-    parser.add_argument("--train-images", type=int, default=0, help="so many, equal by class")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--rows", default="", help=f"of {', '.join(FORMS)}; ROW@2, ROW@ROW")
+    parser.add_argument(
+        "--rows", default="", help=f"of {', '.join(FORMS)}; ROW:lr=.2, ROW@2, ROW@ROW"
+    )
     parser.add_argument(
         "--set", action="append", default=[], help="any option of ndtool train: lr=.3, no-flip"
     )
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--label", default="", help="in the names of the results")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop then; 0: at the end")
-    found = parser.parse_args(argv)
+
+
+def settle_training(
+    parser: argparse.ArgumentParser, found: argparse.Namespace
+) -> argparse.Namespace:
+    """The words as values: `seeds` and `rows` as lists, what all runs share in `flags`."""
     preset = PRESETS.get(found.preset, Preset(flags=(), epochs=0))
     found.data = found.data or preset.data
     found.epochs = found.epochs or preset.epochs
@@ -204,7 +220,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         for name in ("model", "width", "strides", "stem-stride")
         if (value := getattr(found, name.replace("-", "_")))
     ]
-    found.flags = [*preset.flags, *own, *as_flags(found.set)]
+    threads = [f"--threads={found.threads}"]
+    found.flags = [*preset.flags, *own, *as_flags(found.set), *threads]
     found.rows = [text for text in found.rows.split(",") if text]
     try:
         found.seeds = sorted({int(text) for text in found.seeds.split(",")})
@@ -212,7 +229,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parse_row(text)
     except ValueError as problem:
         parser.error(str(problem))
-    kind, _, place = found.data.partition(":")
+    kind, _, place = found.data.removesuffix("-pack").partition(":")
     found.label = found.label or found.preset or slug(Path(place).stem if kind == "npz" else kind)
     return found
 
@@ -251,7 +268,7 @@ def remember_rows(out: Path, arguments: argparse.Namespace) -> list[str]:
 
 
 class Ratios:
-    """How many plain steps a step of each form takes the time of; measured once, kept in a file."""
+    """How many plain steps a step of each variant takes the time of; measured once and kept."""
 
     def __init__(self, path: Path, first: Prepared, common: Sequence[str]) -> None:
         self._path = path
@@ -259,17 +276,18 @@ class Ratios:
         self._common = common
         self.known: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
 
-    def of(self, form: str) -> float:
-        """The ratio of `form`, which has no teacher from outside."""
-        if form == BASELINE:
+    def of(self, variant: str) -> float:
+        """The ratio of a row's variant, which has no teacher from outside."""
+        row = parse_row(variant)
+        if row.form == BASELINE:
             return 1.0
-        if form not in self.known:
-            options = parse_options([*self._common, *FORMS[form]])
+        if variant not in self.known:
+            options = parse_options([*self._common, *FORMS[row.form], *as_flags(row.extra)])
             measured = [plain_steps_of(options, self._first) for _ in range(REPEATS)]
-            self.known[form] = round(statistics.median(measured), 3)
+            self.known[variant] = round(statistics.median(measured), 3)
             write_json(self._path, self.known)
-            print(f"a step of {form} takes {self.known[form]:.2f} plain ones", flush=True)
-        return self.known[form]
+            print(f"a step of {variant} takes {self.known[variant]:.2f} plain ones", flush=True)
+        return self.known[variant]
 
 
 def plain_steps_of(options: TrainOptions, like: Prepared) -> float:
@@ -351,7 +369,7 @@ def ended(running: Mapping[Job, SpawnProcess]) -> Iterator[None]:
                 process.join()
 
 
-def note_gpu(out: Path, running: Mapping[Job, SpawnProcess]) -> None:
+def note_gpu(out: Path, running: Iterable[Job]) -> None:
     """Add the GPU's utilisation in percent to the file of every run that is on."""
     tool = shutil.which("nvidia-smi")
     if tool is None:

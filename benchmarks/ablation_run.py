@@ -57,11 +57,12 @@ def flags_of(job: Job, common: Sequence[str], data: Mapping[int, str], out: Path
         data: specs by seed.
     """
     shared = list(common)
-    if job.form == TEACHER:  # a model of its own has strides of its own
+    if job.row.form == TEACHER:  # a model of its own has strides of its own
         other = ("--model=", "--strides=", "--stem-stride=")
         shared = [flag for flag in shared if not flag.startswith(other)]
         shared.append(f"--model={TEACHER_MODULE}:wide")
-    flags = [*shared, *FORMS[job.form], f"--epochs={job.epochs}", f"--seed={job.seed}"]
+    flags = [*shared, *FORMS[job.row.form], *as_flags(job.row.extra)]
+    flags += [f"--epochs={job.epochs}", f"--seed={job.seed}"]
     if job.needs:
         flags.append(f"--teacher=checkpoint:{out / RUNS / job.needs / BEST}")
     return [f"--data={data[job.seed]}", *flags]
@@ -143,7 +144,7 @@ def measure_run(job: Job, prepared: Prepared) -> dict[str, Any]:
     steps = steps_per_epoch(sum(prepared.source.info.counts[Part.TRAIN]), options.batch_size)
     step_s, cpu_s = (_total(history, key) for key in ("step_seconds", "cpu_seconds"))
     return {
-        "row": job.row,
+        "row": job.row.name,
         "seed": job.seed,
         "epochs": job.epochs,
         "test_last": score(last, test),
@@ -163,7 +164,7 @@ def measure_run(job: Job, prepared: Prepared) -> dict[str, Any]:
         "gpu_percent": _mean_of_file(run, job),
         "parameters": count_parameters(prepared.spec),
         "macs": count_macs(prepared.spec),
-        "arithmetic": arithmetic(options, prepared.spec),
+        "arithmetic": None if job.row.form == TEACHER else arithmetic(options, prepared.spec),
         "conflict_rate": _ends(history, "conflict_rate"),
         "kl_share": _ends(history, "kl_share"),
     }

@@ -1,6 +1,6 @@
 """Images a second: decoded into memory first, against decoded by other processes while training.
 
-    OMP_NUM_THREADS=1 python benchmarks/loading.py folder:PATH [--out benchmarks/results/loading.json]
+    OMP_NUM_THREADS=1 python benchmarks/loading.py folder:PATH [--out FILE]
 
 For each way: the batches alone, and a plain training of ds-cnn on one thread. The first epoch holds
 the start of the processes and is told apart; of the others, the median.
@@ -51,7 +51,7 @@ def batches_alone(way: Prepared, epochs: int) -> dict[str, float]:
     started = time.perf_counter()
     images, validation = open_parts(way)
     opening = time.perf_counter() - started
-    seconds = []
+    seconds, count = [], 0
     with open_batches(images, validation, options=options, device=CPU) as (batches, _):
         for epoch in range(1 + epochs):
             started = time.perf_counter()
@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
+    facts: dict[str, object] = {}
     for name, (loaders, augment) in WAYS.items():
         options = TrainOptions(
             data=arguments.data, loaders=loaders, augment=augment, recipe=Recipe.PLAIN, threads=1
@@ -103,6 +104,11 @@ def main() -> None:
         rows[name] = batches_alone(way, arguments.epochs) | {
             "training_images_per_s": whole_training(way, arguments.epochs)
         }
+        facts = {
+            "images": {part.value: sum(way.source.info.counts[part]) for part in Part},
+            "resolution": way.options.resolution,
+            "batch": way.options.batch_size,
+        }
         print(name, json.dumps(rows[name]), flush=True)
     document = {
         "machine": {
@@ -111,9 +117,7 @@ def main() -> None:
             "cores": usable_cores(),
             "load": round(os.getloadavg()[0], 1),
         },
-        "images": {part.value: sum(way.source.info.counts[part]) for part in Part},
-        "resolution": way.options.resolution,
-        "batch": way.options.batch_size,
+        **facts,
         "rows": rows,
     }
     arguments.out.write_text(json.dumps(document, indent=1) + "\n")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,10 +35,16 @@ class LostError(InputError):
     """Another process of the training is gone or does not answer."""
 
 
+class _Counter(Protocol):
+    """What we use of a torch.distributed store; it outlives the processes that die."""
+
+    def add(self, key: str, amount: int) -> int: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Joined:
     place: Place
-    store: dist.Store  # outlives its users: the launcher's, or a file
+    store: _Counter
     talk: dist.ProcessGroup  # gloo, for what is no tensor of the training
 
 
@@ -67,9 +73,10 @@ def join(place: Place, device: torch.device) -> None:
         torch.cuda.set_device(device)
     with _with_others(place.rank):
         store = _meet(place)
+        shared = dist.PrefixStore("step", store)  # type: ignore[attr-defined] # is exported
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("step", store),
+            store=shared,
             rank=place.rank,
             world_size=place.world,
             timeout=STEP_TIME,
@@ -78,20 +85,24 @@ def join(place: Place, device: torch.device) -> None:
     _joined = _Joined(place, store, talk)
 
 
-def _meet(place: Place) -> dist.Store:
-    if place.store is not None:
-        store: dist.Store = dist.FileStore(str(place.store), place.world)
-        store.set_timeout(MEET_TIME)
-        return store
-    store, _, _ = next(dist.rendezvous("env://", timeout=MEET_TIME))
+def _meet(place: Place) -> Any:
+    """The torch.distributed store that all of them see."""
+    if place.store is None:
+        return next(dist.rendezvous("env://", timeout=MEET_TIME))[0]  # type: ignore[attr-defined] # is exported
+    store = dist.FileStore(str(place.store), place.world)  # type: ignore[attr-defined] # is exported
+    store.set_timeout(MEET_TIME)
     return store
 
 
 def leave() -> None:
-    """The end of what `join` began."""
+    """The end of what `join` began, also where it did not come to its end.
+
+    Without it, gloo's threads can abort a process on its way out, whatever its exit code was.
+    """
     global _joined
     _joined = None
-    dist.destroy_process_group()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager

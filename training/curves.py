@@ -23,7 +23,6 @@ MANY_POINTS: Final = 40  # with fewer, each epoch has its dot
 LARGEST: Final = 1e30  # above it a figure is as good as infinite, and an axis breaks
 ROOM: Final = 1.08  # above the highest value
 DECADES: Final = 2  # of a logarithmic axis that has room for numbers between the powers of ten
-PACKAGE: Final = "matplotlib"
 _STYLE: Final = {
     "svg.hashsalt": "ndtool",  # ids of clip paths, random otherwise
     "svg.fonttype": "path",  # the same look wherever it is opened
@@ -35,7 +34,12 @@ _STYLE: Final = {
     "lines.linewidth": 1.4,
 }
 # By what is drawn, so that a network has one colour in every panel
-_COLOURS: Final = {"student": "#0072b2", "assistant": "#009e73", "teacher": "#d55e00"}
+_COLOURS: Final = {
+    "student": "#0072b2",
+    "assistant": "#009e73",
+    "teacher": "#d55e00",
+    "drawn network": "#cc79a7",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ _WANTED: Final = (
             ("student", "student_loss"),
             ("assistant", "assistant_loss"),
             ("teacher", "teacher_loss"),
+            ("drawn network", "augmented_loss"),
         ),
     ),
     _Wanted("learning rate at the epoch's end", (("", "lr"),), from_zero=True),
@@ -141,7 +146,7 @@ def draw_curves(rows: Sequence[HistoryRow]) -> bytes:
     Raises:
         ToolMissingError: matplotlib is not installed.
     """
-    matplotlib = require(PACKAGE)
+    matplotlib = require("matplotlib")
     panels = plan_panels(rows)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()

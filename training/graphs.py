@@ -19,7 +19,6 @@ from ndtool.options import TrainOptions
 from ndtool.training.augment import Normalizer
 from ndtool.training.recipes.method import Figures, Method, Targets
 from ndtool.training.schedule import Moment
-from ndtool.training.schedule import Moment
 from ndtool.training.step import train_step
 from ndtool.training.supernet import Supernet
 

@@ -18,8 +18,8 @@ from ndtool.options import TrainOptions
 from ndtool.training import collectives
 from ndtool.training.augment import Normalizer
 from ndtool.training.batches import EvalBatches, TrainBatches
-from ndtool.training.graphs import GraphedSteps, SingleSteps, Steps
 from ndtool.training.freeze import hold_frozen
+from ndtool.training.graphs import GraphedSteps, SingleSteps, Steps
 from ndtool.training.metrics import EpochFigures
 from ndtool.training.recalibrate import recalibrate, recalibration_batches
 from ndtool.training.recipes.method import Method, Targets

@@ -15,10 +15,7 @@ from typing import IO, Any, Final
 from ndtool.errors import require
 from ndtool.training.loop import HistoryRow
 
-PACKAGE: Final = "tensorboard"
 FILE_VERSION: Final = "brain.Event:2"  # what every event file begins with
-_EVENTS: Final = "tensorboard.compat.proto.event_pb2"
-_RECORDS: Final = "tensorboard.summary.writer.record_writer"
 
 
 class EventFile:
@@ -30,8 +27,8 @@ class EventFile:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._records = require(_RECORDS).RecordWriter(file)
-        self._event: Any = require(_EVENTS).Event
+        self._records = require("tensorboard.summary.writer.record_writer").RecordWriter(file)
+        self._event: Any = require("tensorboard.compat.proto.event_pb2").Event
         self._written = 0  # rows
         self._write(self._event(wall_time=time.time(), file_version=FILE_VERSION))
 
@@ -59,7 +56,7 @@ def open_events(path: Path) -> Iterator[EventFile]:
     Raises:
         ToolMissingError: tensorboard is not installed.
     """
-    require(PACKAGE)
+    require("tensorboard")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():
         path.unlink()  # replaced, not followed

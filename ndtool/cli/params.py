@@ -19,7 +19,17 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from ndtool import console
 from ndtool.config import BOARDS, find_config, load_config, load_recorded, read_toml
 from ndtool.errors import ConfigError
-from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, WORD_OF
+from ndtool.options import (
+    CHECK,
+    CODEGEN,
+    EXPORT,
+    MAX_RATES,
+    RATE_BOUNDS,
+    TRAIN,
+    TRAIN_BOUNDS,
+    VERIFY,
+    WORD_OF,
+)
 from ndtool.types import (
     Augmentation,
     Converter,
@@ -105,6 +115,16 @@ def int_list(value: object) -> tuple[int, ...]:
     )
 
 
+def rate_list(value: object) -> tuple[int, ...]:
+    """`2,3` -> (2, 3): the wider networks of a training."""
+    rates, (low, high) = int_list(value), RATE_BOUNDS
+    if not 1 <= len(rates) <= MAX_RATES or not all(low <= rate <= high for rate in rates):
+        raise typer.BadParameter(
+            f"{console.visible(repr(value))} is not 1 to {MAX_RATES} numbers from {low} to {high}"
+        )
+    return rates
+
+
 def _number(field: str, *names: str, help: str) -> Any:
     """A number of the training with the bounds that training has."""
     low, high = TRAIN_BOUNDS[field]
@@ -161,7 +181,7 @@ Surgery = Annotated[
 Expand = Annotated[
     Any,
     typer.Option(
-        parser=int_list,
+        parser=rate_list,
         metavar="LIST",
         help="netdistiller: teacher's channels over the student's; 2,3 with an assistant.",
     ),

@@ -5,17 +5,13 @@ fails first tells why, in the words that a training alone would have used.
 """
 
 import dataclasses
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing import connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,8 +26,6 @@ from ndtool.rundir import CHECKPOINT, RunDir
 if TYPE_CHECKING:
     from ndtool.prepare import Prepared
 
-SETTLE_S: Final = 2.0  # after a process failed: until the others have seen it, and tell why
-GRACE_S: Final = 5.0  # from being asked to end to being killed
 LOST: Final = 75  # exit code of a process that misses another one
 LOOPBACK: Final = ("lo", "lo0")  # as Linux and macOS call it
 _STOPPED: Final = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
@@ -95,10 +89,11 @@ def joined(place: Place, device: str) -> Iterator[None]:
     try:
         collectives.join(place, find_device(device, place))
         yield
-        collectives.leave()
     except Exception:
         console.mute(on=not collectives.fails_first())
         raise
+    finally:
+        collectives.leave()
 
 
 def train_in_processes(
@@ -110,6 +105,8 @@ def train_in_processes(
         InputError: one of them was ended from outside, or hangs.
         typer.Exit: they failed, and have told why.
     """
+    require("torch")
+    from ndtool.training.launch import run_processes
     from ndtool.training.train import check_options
 
     check_options(prepared.options)
@@ -127,14 +124,8 @@ def train_in_processes(
         as_json=state.as_json,
         log_file=state.log_file,
     )
-    spawn = require("torch.multiprocessing").spawn
-    others = set(multiprocessing.active_children())
     with tempfile.TemporaryDirectory(prefix="ndtool-") as folder:
-        try:
-            args = (count, Path(folder) / "store", job)
-            codes = _wait(spawn(_work, args=args, nprocs=count, join=False).processes)
-        finally:
-            _end(set(multiprocessing.active_children()) - others)
+        codes = run_processes(_work, (count, Path(folder) / "store", job), count)
     _judge(codes, run)
 
 
@@ -155,15 +146,14 @@ def _part(place: Place, job: _Job) -> Callable[[], int]:
 
     def work() -> int:
         from ndtool.prepare import prepare
+        from ndtool.training.collectives import LostError
+        from ndtool.training.stage import train_stage
 
         console.configure(
             quiet=job.quiet, verbose=job.verbose, as_json=job.as_json, log_file=job.log_file
         )
         try:
             with joined(place, job.options.device):
-                from ndtool.training.collectives import LostError
-                from ndtool.training.stage import train_stage
-
                 with console.muted():  # told before we were started
                     prepared = prepare(job.options, name=job.run.name, out=job.run.parent)
                 train_stage(prepared, job.given, force=job.force, resume=job.resume, place=place)
@@ -177,35 +167,6 @@ def _part(place: Place, job: _Job) -> Callable[[], int]:
         return 0
 
     return work
-
-
-def _wait(processes: Sequence[BaseProcess]) -> tuple[int | None, ...]:
-    """Exit codes when all have ended or soon after one has failed; None: it still runs."""
-    running = {process.sentinel: process for process in processes}
-    failed, until = False, 0.0
-    while running:
-        left = max(0.0, until - time.monotonic()) if failed else None
-        ready = connection.wait(list(running), left)
-        if not ready:
-            break
-        for sentinel in ready:
-            assert isinstance(sentinel, int)
-            process = running.pop(sentinel)
-            process.join()
-            if process.exitcode != 0 and not failed:
-                failed, until = True, time.monotonic() + SETTLE_S
-    return tuple(process.exitcode for process in processes)
-
-
-def _end(processes: set[BaseProcess]) -> None:
-    """Make sure that none of them is left."""
-    for ask in (BaseProcess.terminate, BaseProcess.kill):
-        until = time.monotonic() + GRACE_S
-        for process in processes:
-            if process.is_alive():
-                ask(process)
-        for process in processes:
-            process.join(max(0.0, until - time.monotonic()))
 
 
 def _judge(codes: Sequence[int | None], run: RunDir) -> None:

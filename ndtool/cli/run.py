@@ -51,7 +51,7 @@ def run(
         train_options, train_given, name=name, out=out, force=force, resume=resume
     )
     if "step_ratio" in trained:
-        console.info(f"train: {cost_text(trained)}")
+        console.out(f"training    {cost_text(trained)}")
     exported = export_run(
         folder, replace(export_options, int8=True), export_given, ctx=ctx, force=force
     )

@@ -10,6 +10,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import tiny_data
+
+from ndtool.options import TrainOptions
+from ndtool.prepare import Prepared, prepare
+from ndtool.types import Part
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "datasets.py"
 PARTS = {part: np.full((2, 4, 4, 3), k, np.uint8) for k, part in enumerate(("train", "test"))}
@@ -92,3 +97,36 @@ def test_a_damaged_file_is_named(datasets: ModuleType, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(SystemExit, match=f"^{path} is damaged"):
             datasets.cifar100_npz(tmp_path / "cache")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Prepared:
+    path = tiny_data.write_npz(tmp_path / "tiny.npz")
+    return prepare(TrainOptions(data=f"npz:{path}"), name="", out=tmp_path)
+
+
+def test_a_subset_is_balanced_and_of_its_seed(
+    datasets: ModuleType, tiny: Prepared, tmp_path: Path
+) -> None:
+    cache = tmp_path / "subsets"
+    paths = [datasets.subset_npz(tiny, 31, seed, cache) for seed in (0, 0, 1)]
+    assert paths[0] == paths[1] != paths[2]
+    parts = [prepare(TrainOptions(data=f"npz:{path}"), name="", out=tmp_path) for path in paths]
+    whole, first, _, second = (
+        {part: one.source.load(part, one.contract) for part in Part} for one in (tiny, *parts)
+    )
+    assert parts[0].contract == tiny.contract
+    assert np.bincount(first[Part.TRAIN].labels).tolist() == [10, 10, 10]
+    assert set(first[Part.TRAIN].digests) < set(whole[Part.TRAIN].digests)
+    assert set(first[Part.TRAIN].digests) != set(second[Part.TRAIN].digests)
+    for part in (Part.VAL, Part.TEST):
+        assert first[part].digests == whole[part].digests == second[part].digests
+        assert np.array_equal(first[part].labels, whole[part].labels)
+
+
+@pytest.mark.parametrize("count", [2, 100_000])
+def test_a_subset_that_cannot_be_drawn_is_refused(
+    datasets: ModuleType, tiny: Prepared, tmp_path: Path, count: int
+) -> None:
+    with pytest.raises(SystemExit, match="class 0 has"):
+        datasets.subset_npz(tiny, count, 0, tmp_path / "subsets")

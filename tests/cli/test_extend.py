@@ -148,7 +148,7 @@ def test_run_makes_the_rest_anew_where_a_better_epoch_came(command: Command) -> 
     done = command("run", *TRAIN, *short, "--extend-epochs", "6")
     assert done.code == 0, done.err
     assert epochs() == 8
-    assert "train: a step costs" in done.err
+    assert "training    a step costs" in done.out
     assert (RUN / "train/best.pt").read_bytes() != best
     assert "extract: train/best.pt changed" in done.err
     again = command("run", *TRAIN, *short)

@@ -67,5 +67,8 @@ def assert_same_weights(first: Path, second: Path) -> None:
         for key in ("theta", "momentum", "statistics"):
             assert torch.equal(getattr(a, key), getattr(b, key)), (name, key)
         assert (a.epoch, a.step, a.best_epoch) == (b.epoch, b.step, b.best_epoch)
-        rows = [[{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in x.history] for x in (a, b)]
+        rows = [
+            [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in x.history]
+            for x in (a, b)
+        ]
         assert rows[0] == rows[1]

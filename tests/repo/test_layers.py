@@ -100,7 +100,7 @@ HOMES: dict[str, list[str]] = {
     "tensorboard": ["ndtool.training"],
 }
 # `require("torch")` as a statement of its own: asks early for the extra, and uses nothing of it.
-PROBES = {("ndtool.cli.train", "torch"), ("ndtool.export.chain", "torch")}
+PROBES = {("ndtool.cli.processes", "torch"), ("ndtool.export.chain", "torch")}
 # `require(name)` of a computed name, which no test can follow
 COMPUTED = {
     "ndtool.errors",
@@ -291,7 +291,7 @@ def test_the_rule_finds_what_depends_on_place(name: str, source: str) -> None:
     ("name", "source"),
     [
         ("ndtool.cli.train", "def f():\n    from ndtool.training.train import train"),
-        ("ndtool.cli.train", "def f():\n    require('torch')\n    g()"),
+        ("ndtool.cli.processes", "def f():\n    require('torch')\n    g()"),
         ("ndtool.export.chain", "def f():\n    require('torch')"),
         ("ndtool.export.hops", "def f():\n    return find_spec('torch') is not None"),
         ("ndtool.export.ranges", "def f():\n    return require('onnx').ValueInfoProto"),

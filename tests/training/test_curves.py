@@ -58,6 +58,7 @@ def history_of(path: Path, options: TrainOptions) -> list[HistoryRow]:
     ("changes", "more", "lines"),
     [
         ({"recipe": Recipe.PLAIN}, (), (1, 1)),
+        ({"recipe": Recipe.NETAUG}, (), (1, 2)),
         ({}, (*DISTILLED, "samples that learn"), (2, 2)),
         ({"student_loss": StudentLoss.CE}, DISTILLED, (2, 2)),
         ({"expand": (2, 3)}, (*DISTILLED, "samples that learn"), (2, 3)),
@@ -106,7 +107,7 @@ def test_svg_is_whole_and_the_same_again_whatever_the_user_has_set() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, derandomize=True, deadline=None)
+@settings(max_examples=12, derandomize=True, deadline=None)
 @given(histories)
 def test_no_figure_breaks_the_picture(rows: list[HistoryRow]) -> None:
     assert ET.fromstring(draw_curves(rows)).tag.endswith("svg")

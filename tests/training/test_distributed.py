@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nets
 import numpy as np
 import process_checks
 import pytest
@@ -28,17 +30,18 @@ from ndtool.prepare import Prepared, prepare
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, RunDir
 from ndtool.training import checkpoint
 from ndtool.training.augment import Normalizer
-from ndtool.training.batches import to_device
+from ndtool.training.batches import TrainBatches, to_device
 from ndtool.training.loading import open_batches
 from ndtool.training.loop import TIME_COLUMNS, accuracy
+from ndtool.training.recalibrate import recalibrate, recalibration_batches
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.method import Targets
 from ndtool.training.schedule import Moment, make_schedule
 from ndtool.training.seeds import Use, generator
 from ndtool.training.step import sgd_nesterov
 from ndtool.training.supernet import Supernet
-from ndtool.training.train import find_device
-from ndtool.types import Part
+from ndtool.training.train import _check_resume, find_device
+from ndtool.types import Part, Recipe, Sha256
 
 TORCHRUN = {
     "RANK": "1",
@@ -75,7 +78,12 @@ class Shards:
         self.options, self.spec = prepared.options, prepared.spec
         self.method = METHODS[self.options.recipe](self.options, self.spec.classes)
         init = generator(self.options.seed, Use.INIT)
-        self.net = Supernet(self.spec, rates=self.method.rates, generator=init)
+        self.net = Supernet(
+            self.spec,
+            rates=self.method.rates,
+            augmented=self.method.augmented,
+            generator=init,
+        )
         self.statistics = [self.net.statistics.clone() for _ in range(2)]
         self.ema = self.net.theta[self.net.student_index].clone()
         self.ema_statistics = [self.net.student_statistics.clone() for _ in range(2)]
@@ -92,9 +100,13 @@ class Shards:
             _,
         ):
             for epoch in range(options.epochs):
+                if self.method.before_epoch is not None:
+                    self.method.before_epoch(self.net, Moment(step, schedule.ends[0]))
                 for pixels, labels in batches.epoch(epoch, options.batch_size):
                     self.step(pixels, labels, Moment(step, schedule.ends[0]), schedule.lr(step))
                     step += 1
+                if self.method.augmented:
+                    self.recalibrate(batches)
                 for kept in (self.statistics, self.ema_statistics):
                     mean = (kept[0] + kept[1]) / 2
                     kept[:] = mean, mean.clone()
@@ -116,7 +128,7 @@ class Shards:
             self.method.combine(net.grad, width.slice)
         norm = net.grad.norm()
         net.grad.mul_((options.clip_norm / (norm + 1e-6)).clamp_max(1.0))
-        sgd_nesterov(net, lr=lr, options=options, applied=torch.tensor(True))
+        sgd_nesterov(net, lr=lr, options=options, applied=torch.ones((), dtype=torch.bool))
         self.average(1 - min(options.ema, (1 + moment.step) / (10 + moment.step)))
 
     def passes(self, pixels: Tensor, labels: Tensor, moment: Moment) -> None:
@@ -128,6 +140,13 @@ class Shards:
                 loss, _ = one.loss(logits, Targets(targets), made)
                 (loss if parts == 1 else loss / parts).backward()
                 made.append(logits.detach())
+
+    def recalibrate(self, train: TrainBatches) -> None:
+        """NetAug: each shard's from its own part of the same batches."""
+        for shard in range(2):
+            whole = recalibration_batches(train, self.normalize, self.options)
+            recalibrate(self.net, (batch.chunk(2)[shard] for batch in whole))
+            self.statistics[shard] = self.net.statistics.clone()
 
     def average(self, weight: float) -> None:
         self.ema.lerp_(self.net.theta[self.net.student_index], weight)
@@ -145,8 +164,12 @@ def history_of(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
-    [{"clip-norm": 0.8, "uncertainty": 0.95}, {"accumulate": 2, "ema": 0.9, "student-loss": "mix"}],
-    ids=["surgery-ud-clip", "accumulate-ema"],
+    [
+        {"clip-norm": 0.8, "uncertainty": 0.95},
+        {"accumulate": 2, "ema": 0.9, "student-loss": "mix"},
+        {"recipe": Recipe.NETAUG, "model": "resnet8"},
+    ],
+    ids=["surgery-ud-clip", "accumulate-ema", "netaug"],
 )
 def test_two_processes_give_the_bits_of_one(
     tmp_path: Path, data: Path, more: dict[str, object]
@@ -175,7 +198,7 @@ def test_two_processes_give_the_bits_of_one(
     rows = two.history
     assert rows[-1]["val_accuracy"] == accuracy(student, val, one.normalize)
     # The run had what it is to show: both kinds of sample, projected layers, clipped steps.
-    if not more.get("ema"):
+    if "uncertainty" in more:
         assert 0 < (rows[-1]["kl_share"] or 0) < 1
         assert (rows[-1]["conflict_rate"] or 0) > 0
         assert 0 < sum(row["clipped_share"] or 0 for row in rows) < 3
@@ -451,6 +474,24 @@ def test_what_a_process_has_told_is_not_told_again(tmp_path: Path) -> None:
         with pytest.raises(typer.Exit) as caught:
             processes._judge(codes, RunDir(tmp_path))
         assert caught.value.exit_code == 4
+
+
+def test_another_number_of_processes_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = nets.ds_spec()
+    mine = checkpoint.Identity(
+        spec=spec,
+        contract=nets.contract_of(spec),
+        options={"nproc": 1},
+        rates=(),
+        data=Sha256("0" * 64),
+        torch="x",
+        threads=1,
+    )
+    _check_resume(mine, mine)
+    assert capsys.readouterr().err == ""
+    _check_resume(replace(mine, processes=2, options={"nproc": 2}), mine)
+    err = capsys.readouterr().err
+    assert "another number of processes, 2, this is 1" in err and "[train.processes]" in err
 
 
 def test_refused_before_anything_is_started(

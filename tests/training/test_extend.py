@@ -1,6 +1,7 @@
 """A finished run that goes on: the bits of a run that was told so from the start."""
 
 import csv
+import itertools
 from pathlib import Path
 
 import nets
@@ -96,7 +97,7 @@ def test_rates_of_an_extended_run() -> None:
     assert short.lr(39) < whole.lr(40) < options.lr
     later = [whole.lr(s) for s in range(40, 80)]
     assert later == sorted(later, reverse=True) and later[-1] > 0
-    steps = [a - b for a, b in zip(later, later[1:], strict=False)]
+    steps = [a - b for a, b in itertools.pairwise(later)]
     assert max(steps) < 0.03 * options.lr  # no jump within
 
 

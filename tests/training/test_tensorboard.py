@@ -1,5 +1,7 @@
 """Event files, read back by TensorBoard's own reader."""
 
+import itertools
+import json
 import subprocess
 import sys
 import time
@@ -18,8 +20,9 @@ import json, sys, types
 sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")  # do not load TensorFlow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 found = EventAccumulator(sys.argv[1], size_guidance={"scalars": 0}).Reload()
-rows = {t: [(s.step, s.value, s.wall_time) for s in found.Scalars(t)] for t in found.Tags()["scalars"]}
-print(json.dumps(rows))
+def points(tag):
+    return [(point.step, point.value, point.wall_time) for point in found.Scalars(tag)]
+print(json.dumps({tag: points(tag) for tag in found.Tags()["scalars"]}))
 """
 
 
@@ -32,8 +35,6 @@ def rows(count: int) -> list[HistoryRow]:
 
 
 def read(folder: Path) -> dict[str, list[list[float]]]:
-    import json
-
     done = subprocess.run(
         [sys.executable, "-c", READER, str(folder)],
         capture_output=True,
@@ -74,7 +75,7 @@ def test_times_of_day_follow_from_the_seconds(tmp_path: Path) -> None:
     with open_events(tmp_path / TENSORBOARD) as events:
         events.update(rows(3))
     times = [point[2] for point in read((tmp_path / TENSORBOARD).parent)["lr"]]
-    assert [b - a for a, b in zip(times, times[1:], strict=False)] == pytest.approx([10, 10])
+    assert [b - a for a, b in itertools.pairwise(times)] == pytest.approx([10, 10])
     assert before <= times[-1] <= time.time()
 
 

@@ -21,15 +21,18 @@ from ndtool.arch import Act, ArchSpec
 from ndtool.contract import mean_std_normalize
 from ndtool.data.types import Split
 from ndtool.errors import ConfigError, InputError
+from ndtool.models import make_spec
 from ndtool.options import TrainOptions
 from ndtool.prepare import IMAGENET_MEAN, IMAGENET_STD, open_with_contract, prepare, train_key
 from ndtool.rundir import BEST, CHECKPOINT, MANIFEST, RunDir
 from ndtool.training import checkpoint
 from ndtool.training import train as train_module
+from ndtool.training.augment import Normalizer
 from ndtool.training.checkpoint import Checkpoint
 from ndtool.training.freeze import frozen_names, in_head
+from ndtool.training.graphs import GraphedSteps
 from ndtool.training.recipes import METHODS
-from ndtool.training.recipes.method import Targets
+from ndtool.training.recipes.method import Figures, Targets
 from ndtool.training.schedule import Moment
 from ndtool.training.step import train_step
 from ndtool.training.supernet import Supernet
@@ -37,6 +40,7 @@ from ndtool.training.train import check_options, train
 from ndtool.training.transfer import load_start, start_from
 from ndtool.types import Freeze, Part, Recipe
 
+Results = tuple[Figures, Tensor]
 FIVE = nets.ds_spec(classes=5)
 OTHER_LABELS = replace(nets.contract_of(SPEC), labels=("x", "y", "z"))
 
@@ -243,7 +247,7 @@ def test_kd_with_a_frozen_backbone(tmp_path: Path, plain: Path) -> None:
 
 @pytest.mark.parametrize("freeze", [Freeze.BACKBONE, Freeze.NORMS])
 def test_after_freeze_epochs_everything_moves(tmp_path: Path, plain: Path, freeze: Freeze) -> None:
-    changes = {"epochs": 4, "freeze_epochs": 2}
+    changes = {"epochs": 3, "freeze_epochs": 2}
     made = frozen_run(tmp_path / "whole", plain, freeze, **changes)
     learnt = checkpoint.load(plain / BEST).student_of().student.tensors
     student = made.supernet().student.tensors
@@ -255,7 +259,7 @@ def test_after_freeze_epochs_everything_moves(tmp_path: Path, plain: Path, freez
         init_from=str(plain),
         freeze=freeze,
         weight_decay=0.1,
-        epochs=4,
+        epochs=3,
         freeze_epochs=2,
     )
     broken, images = tmp_path / "broken", nets.split_of(FIVE, 50)
@@ -329,21 +333,25 @@ def test_a_step_with_a_frozen_backbone_is_one_of_logistic_regression() -> None:
     assert torch.equal(net.theta[net.held], before[net.held])
 
 
+def held(net: Supernet) -> Tensor | None:
+    return net.held
+
+
 def test_a_held_tensor_has_no_gradient_and_a_freed_one_has_again() -> None:
     net = fresh(FIVE, ())
     options = nets.options(clip_norm=0.0)
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8) % 5
     names = frozen_names(Freeze.BACKBONE, FIVE)
     net.hold(names)
-    mask = net.held
+    mask = held(net)
     one_step(net, options, images, labels)
     assert not any(net.student.tensors[name].requires_grad for name in names)
     assert mask is not None
     assert not net.grad[mask].any() and net.grad[~mask].any()
     net.hold(frozenset(names))
-    assert net.held is mask  # a recorded step may hold it
+    assert held(net) is mask  # a recorded step may hold it
     net.hold(frozenset())
-    assert net.held is None
+    assert held(net) is None
     before = net.theta.clone()
     one_step(net, options, images, labels)
     for name, tensor in net.student.tensors.items():
@@ -351,6 +359,24 @@ def test_a_held_tensor_has_no_gradient_and_a_freed_one_has_again() -> None:
             assert tensor.requires_grad and tensor.grad is not None
             assert tensor.grad.data_ptr() >= net.grad.data_ptr()  # still its place in the buffer
     assert (net.theta != before)[mask].float().mean() > 0.9
+
+
+def test_a_step_is_recorded_anew_when_what_was_held_is_freed() -> None:
+    net, options, contract = fresh(FIVE, ()), nets.options(), nets.contract_of(FIVE)
+    recorded: list[bool] = []
+
+    def record(work: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
+        recorded.append(net.held is not None)
+        return lambda: None, work()
+
+    steps = GraphedSteps(options, Normalizer(contract), record)
+    method = METHODS[Recipe.PLAIN](options, FIVE.classes)
+    pixels = torch.zeros(8, 8, 8, 1, dtype=torch.uint8)
+    for freeze in (Freeze.NORMS, Freeze.NORMS, Freeze.NONE, Freeze.NONE):
+        net.hold(frozen_names(freeze, FIVE))
+        labels = torch.arange(8) % 5
+        steps(net, method, pixels, Targets(labels), moment=Moment(0, 9), lr=0.1)
+    assert recorded == [True, False]
 
 
 def test_a_step_without_a_gradient_leaves_everything_as_it_was() -> None:
@@ -400,7 +426,7 @@ def test_a_checkpoint_is_refused_for_other_pixels(tmp_path: Path, plain: Path) -
     ("spec", "words"),
     [
         (
-            nets.make_spec("ds-cnn", width=0.5, size_px=8, in_channels=1, classes=3),
+            make_spec("ds-cnn", width=0.5, size_px=8, in_channels=1, classes=3),
             "tensor blocks.0",
         ),
         (replace(SPEC, blocks=SPEC.blocks[:-1]), "tensor blocks"),
@@ -581,7 +607,7 @@ def test_digits_0_to_4_help_with_5_to_9(tmp_path: Path) -> None:
         return Split(images=split.images[rows], labels=labels, ids=(), digests=digests)
 
     def learn(name: str, first: int, epochs: int, **changes: object) -> float:
-        spec = nets.make_spec("ds-cnn", width=1.0, size_px=16, in_channels=1, classes=5)
+        spec = make_spec("ds-cnn", width=1.0, size_px=16, in_channels=1, classes=5)
         labels = tuple(str(digit) for digit in range(first, first + 5))
         fixed = {"recipe": Recipe.PLAIN, "batch_size": 32, "flip": False, "epochs": epochs}
         result = train(
