@@ -82,10 +82,10 @@ from ndtool.prepare import Prepared, prepare
 from ndtool.rundir import package_versions, slug, write_atomic
 from ndtool.training.augment import Normalizer
 from ndtool.training.cost import step_ratio
+from ndtool.training.devices import find_device
 from ndtool.training.memory import kept_memory
 from ndtool.training.recipes import METHODS
 from ndtool.training.schedule import Schedule
-from ndtool.training.train import find_device
 from ndtool.types import Part
 
 HERE = Path(__file__).resolve().parent

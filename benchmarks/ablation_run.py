@@ -24,11 +24,11 @@ from ndtool.rundir import BEST, CHECKPOINT, RunDir, write_atomic
 from ndtool.training import checkpoint
 from ndtool.training.augment import Normalizer
 from ndtool.training.batches import Arrays, to_device
+from ndtool.training.devices import find_device
 from ndtool.training.loop import HistoryRow, accuracy
 from ndtool.training.recipes import METHODS
 from ndtool.training.schedule import steps_per_epoch
 from ndtool.training.stage import train_stage
-from ndtool.training.train import find_device
 from ndtool.types import Part, Recipe
 
 TEACHER_MODULE = "wide_teacher"

@@ -44,13 +44,14 @@ from ndtool.rundir import CHECKPOINT, RunDir, package_versions
 from ndtool.training import checkpoint
 from ndtool.training.augment import Normalizer
 from ndtool.training.batches import Arrays, to_device
+from ndtool.training.devices import find_device
 from ndtool.training.gradients import CONFLICT_RATE
 from ndtool.training.loop import HistoryRow
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.method import Targets
 from ndtool.training.schedule import Moment, steps_per_epoch
 from ndtool.training.step import train_step
-from ndtool.training.train import find_device, train
+from ndtool.training.train import train
 from ndtool.types import Part
 
 CURVE = "conflicts.json"  # in the run folder: epoch -> share of layers

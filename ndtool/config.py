@@ -17,7 +17,7 @@ from typing import Final
 
 from ndtool.errors import ConfigError, InputError
 from ndtool.options import WORD_OF
-from ndtool.rundir import read_bounded
+from ndtool.rundir import CONFIG, RunDir, read_bounded
 
 NAME: Final = "ndtool.toml"
 BOARDS: Final = "boards"  # the table that is no verb's
@@ -200,6 +200,21 @@ def table_text(verb: str, options: Mapping[str, tuple[object, str]]) -> str:
         if value is not None and value != ():
             lines.append(f"{WORD_OF.get(field, field)} = {toml_value(value)}  # {origin}")
     return "\n".join(lines) + "\n"
+
+
+def write_config(
+    run: RunDir, verb: str, values: Mapping[str, object], given: Mapping[str, str]
+) -> None:
+    """Put the table of `verb` into the run's config.toml.
+
+    Args:
+        values: by field of the options.
+        given: where each came from, `flag` or `file`; the others are defaults.
+    """
+    path = run / CONFIG
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    rows = {key: (value, given.get(key, "default")) for key, value in values.items()}
+    run.write_text(CONFIG, replace_table(old, verb, table_text(verb, rows)))
 
 
 def replace_table(text: str, verb: str, table: str) -> str:

@@ -131,6 +131,38 @@ class CheckOptions:
     workers: int = 0
 
 
+# Options that only some recipes read
+READ_BY: Final[Mapping[str, frozenset[Recipe]]] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            (
+                "student_loss",
+                "surgery",
+                "expand",
+                "uncertainty",
+                "teacher_start",
+                "teacher_stop",
+                "teacher_every",
+            ),
+            frozenset({Recipe.NETDISTILLER}),
+        ),
+        **dict.fromkeys(("teacher", "temperature"), frozenset({Recipe.KD, Recipe.NETDISTILLER})),
+        "kd_weight": frozenset({Recipe.KD}),
+        **dict.fromkeys(("freeze", "freeze_epochs"), frozenset({Recipe.PLAIN, Recipe.KD})),
+    }
+)
+# Options that change how a training is done, not what comes out of it
+NOT_COMPARED: Final = (
+    "device",
+    "threads",
+    "nproc",
+    "loaders",
+    "tensorboard",
+    "cuda_graphs",
+    "target",
+    "boards",
+)
+
 RATE_BOUNDS: Final = (2, 8)  # of each of TrainOptions.expand
 MAX_RATES: Final = 3  # wider networks at once
 MAX_EXTENSIONS: Final = 99  # of one run

@@ -4,6 +4,7 @@ Set before numpy or torch is imported: one thread a test process, and no spinnin
 """
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from ndtool import console
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.pop("GITHUB_ACTIONS", None)  # our own output is guarded there; tests that need it set it
+# A job in a shell's background ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -207,7 +207,8 @@ def require_same(facts: Mapping[str, str]) -> None:
     every: list[Mapping[str, str]] = [facts] * world()
     with _with_others():
         dist.all_gather_object(every, facts, group=_joined.talk)
-    names = [n for n in every[0] if any(other.get(n) != every[0][n] for other in every)]
+    known = dict.fromkeys(name for one in every for name in one)
+    names = [n for n in known if any(other.get(n) != every[0].get(n) for other in every)]
     if names:
         ranks = [str(r) for r, other in enumerate(every) if other != every[0]]
         raise InputError(

@@ -19,7 +19,7 @@ from ndtool.arch import ArchSpec
 from ndtool.options import TrainOptions
 from ndtool.training import collectives
 from ndtool.training.augment import Normalizer
-from ndtool.training.graphs import GraphedSteps, SingleSteps
+from ndtool.training.graphs import make_steps
 from ndtool.training.loop import External
 from ndtool.training.recipes import plain
 from ndtool.training.recipes.method import Method, Targets
@@ -59,7 +59,7 @@ def step_ratio(
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=rng).to(device)
     labels = torch.randint(0, spec.classes, (images,), generator=rng).to(device)
     steps, total = schedule.ends[0], schedule.ends[-1]
-    launch = (GraphedSteps if options.cuda_graphs else SingleSteps)(options, normalize)
+    launch = make_steps(options, normalize)
 
     def steps_of(one: Method) -> Callable[[int], None]:
         net = Supernet(spec, rates=one.rates, augmented=one.augmented, generator=rng, device=device)

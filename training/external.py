@@ -22,7 +22,8 @@ from torch import Tensor
 from ndtool.console import visible
 from ndtool.contract import Contract, mean_std_normalize
 from ndtool.errors import ConfigError, InputError
-from ndtool.prepare import IMAGENET_MEAN, IMAGENET_STD, TeacherFile, read_teacher
+from ndtool.prepare import IMAGENET_MEAN, IMAGENET_STD
+from ndtool.teacher import TeacherFile, read_teacher
 from ndtool.training import checkpoint
 from ndtool.training.loop import External
 from ndtool.training.onnx_teacher import open_onnx

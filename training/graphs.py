@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -52,23 +52,6 @@ class _Recorded:
     results: tuple[Figures, Tensor]
 
 
-class Steps(Protocol):
-    """Makes a step from pixels on."""
-
-    def __call__(
-        self,
-        net: Supernet,
-        method: Method,
-        pixels: Tensor,
-        targets: Targets,
-        *,
-        moment: Moment,
-        lr: float,
-    ) -> tuple[Figures, Tensor]:
-        """One step on pixels (B, H, W, C) uint8; gives what `train_step` gives."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class SingleSteps:
     """Each kernel launched by itself."""
@@ -86,7 +69,7 @@ class SingleSteps:
         moment: Moment,
         lr: float,
     ) -> tuple[Figures, Tensor]:
-        """See `Steps`."""
+        """One step on pixels (B, H, W, C) uint8; gives what `train_step` gives."""
         images = self.normalize(pixels)
         return train_step(net, method, images, targets, moment=moment, lr=lr, options=self.options)
 
@@ -118,7 +101,7 @@ class GraphedSteps:
         moment: Moment,
         lr: float,
     ) -> tuple[Figures, Tensor]:
-        """See `Steps`; the results are valid until the next step."""
+        """As `SingleSteps`; the results are valid until the next step."""
         key = (id(net), net.held is not None)
         if key not in self._recorded:
             self._recorded[key] = self._make(net, method, pixels, targets, moment, lr)
@@ -157,7 +140,7 @@ class GraphedSteps:
                 method,
                 self._normalize(held),
                 aims,
-                moment=Moment(0, 1),
+                moment=moment,
                 lr=rate,
                 options=self._options,
             )
@@ -166,3 +149,11 @@ class GraphedSteps:
         for tensor, old in zip((net.theta, net.momentum, net.statistics), before, strict=True):
             tensor.copy_(old)
         return _Recorded(held, aims, rate, replay, results)
+
+
+Steps = SingleSteps | GraphedSteps
+
+
+def make_steps(options: TrainOptions, normalize: Normalizer) -> Steps:
+    """How the steps of a run are made."""
+    return (GraphedSteps if options.cuda_graphs else SingleSteps)(options, normalize)

@@ -19,7 +19,7 @@ from ndtool.training import collectives
 from ndtool.training.augment import Normalizer
 from ndtool.training.batches import EvalBatches, TrainBatches
 from ndtool.training.freeze import hold_frozen
-from ndtool.training.graphs import GraphedSteps, SingleSteps, Steps
+from ndtool.training.graphs import Steps, make_steps
 from ndtool.training.metrics import EpochFigures
 from ndtool.training.recalibrate import recalibrate, recalibration_batches
 from ndtool.training.recipes.method import Method, Targets
@@ -152,8 +152,7 @@ def fit(
         InputError: another process is gone, or has come to other weights.
     """
     schedule = make_schedule(options, len(train), state.ends)
-    made_of = GraphedSteps if options.cuda_graphs else SingleSteps
-    steps = made_of(options, normalize)
+    steps = make_steps(options, normalize)
     while state.epoch < state.ends[-1]:
         hold_frozen(state.net, options, state.epoch)
         rearranged = method.before_epoch is not None and method.before_epoch(

@@ -15,17 +15,18 @@ from ndtool.data.files import require_memory
 from ndtool.data.folder import FolderSource, Listed
 from ndtool.data.types import Split
 from ndtool.errors import ConfigError, InputError, require
-from ndtool.machine import Place
-from ndtool.options import TrainOptions
-from ndtool.prepare import (
-    Prepared,
+from ndtool.identity import (
     keep_extensions,
     require_run_folder,
     require_same_training,
     train_key,
     write_start,
 )
+from ndtool.machine import Place
+from ndtool.options import TrainOptions
+from ndtool.prepare import Prepared
 from ndtool.rundir import (
+    BEST,
     CHECKPOINT,
     CURVES,
     MANIFEST,
@@ -178,13 +179,15 @@ def _read(prepared: Prepared, *, force: bool) -> tuple[Split | Listed, Split | L
     """The training and the validation part, and all else that must be good before it begins."""
     require("torch")
     require("matplotlib")  # not found missing after hours of training
+    from ndtool.training.checks import check_graphs, check_options
+    from ndtool.training.devices import find_device
     from ndtool.training.external import open_teacher
-    from ndtool.training.train import check_options, find_device
     from ndtool.training.transfer import load_start
 
     check_options(prepared.options)
+    device = find_device(prepared.options.device)
+    check_graphs(prepared.options, device)
     if prepared.options.teacher:  # tried before any image is decoded
-        device = find_device(prepared.options.device)
         open_teacher(prepared.options.teacher, prepared.contract, device, threads=1)
     if prepared.options.init_from and (force or not prepared.run.has(CHECKPOINT)):
         load_start(prepared.options.init_from, prepared.spec, prepared.contract)
@@ -196,7 +199,7 @@ def _begin_run(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> 
     run, source = prepared.run, prepared.source
     run.forget("train")
     if force:
-        for name in (CHECKPOINT, TENSORBOARD):
+        for name in (CHECKPOINT, BEST, TENSORBOARD):
             (run / name).unlink(missing_ok=True)
     for note in source.info.notes:
         console.info(f"data: {note}")

@@ -97,8 +97,8 @@ def check_run(
     name: str, options: CheckOptions, *, data: str, given: dict[str, str] | None = None
 ) -> "Verdict":
     """Run and judge; shared by `check` and `run`, which keeps the bounds `given` in config.toml."""
+    from ndtool.config import write_config
     from ndtool.export import checking
-    from ndtool.prepare import write_config
     from ndtool.rundir import find_run
 
     run = find_run(name)

@@ -92,9 +92,9 @@ def codegen_run(
     """
     from dataclasses import asdict
 
+    from ndtool.config import write_config
     from ndtool.export.project_stage import codegen_stage
     from ndtool.export.summary import wanted_target
-    from ndtool.prepare import write_config
     from ndtool.rundir import CODEGEN as FOLDER
     from ndtool.rundir import CONFIG, find_run
 

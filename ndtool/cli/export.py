@@ -87,8 +87,8 @@ def export_run(
     """Export one run folder; shared by `export` and `run`. Gives the --json document."""
     from dataclasses import asdict
 
+    from ndtool.config import write_config
     from ndtool.export import chain
-    from ndtool.prepare import write_config
     from ndtool.rundir import CONFIG, find_run
 
     run = find_run(name)

@@ -172,31 +172,52 @@ RecipeOpt = Annotated[Recipe, typer.Option(help="Training method.")]
 StudentLossOpt = Annotated[
     StudentLoss,
     typer.Option(
-        help="netdistiller: ud (KL where unsure, else labels), kl, mix (both) or ce (labels)."
+        help="netdistiller: the student learns from the teacher (kl), labels (ce), both (mix), or "
+        "the teacher where it is unsure itself and labels elsewhere (ud)."
     ),
 ]
 Surgery = Annotated[
-    bool, typer.Option("--surgery/--no-surgery", help="netdistiller: project conflicting layers.")
+    bool,
+    typer.Option(
+        "--surgery/--no-surgery",
+        help="netdistiller: take out of the teacher's gradient, layer by layer, what opposes the "
+        "student's.",
+    ),
 ]
 Expand = Annotated[
     Any,
     typer.Option(
         parser=rate_list,
         metavar="LIST",
-        help="netdistiller: teacher's channels over the student's; 2,3 with an assistant.",
+        help="netdistiller: how many times wider the teacher is; 2,3: with an assistant between.",
     ),
 ]
 Uncertainty = Annotated[
-    float, _number("uncertainty", help="netdistiller: UD threshold, share of ln K.")
+    float,
+    _number(
+        "uncertainty",
+        help="netdistiller: entropy, as a share of the largest, above which ud calls the student "
+        "unsure.",
+    ),
 ]
 TeacherStart = Annotated[
-    float, _number("teacher_start", help="netdistiller: share of steps before the teacher joins.")
+    float,
+    _number(
+        "teacher_start", help="netdistiller: share of steps, plain ones, before the teacher joins."
+    ),
 ]
 TeacherStop = Annotated[
-    float, _number("teacher_stop", help="netdistiller: share of steps after which it leaves.")
+    float,
+    _number(
+        "teacher_stop", help="netdistiller: share of steps after which it leaves; then plain ones."
+    ),
 ]
 TeacherEvery = Annotated[
-    int, _number("teacher_every", help="netdistiller: teacher on every so many steps.")
+    int,
+    _number(
+        "teacher_every",
+        help="netdistiller: teacher in every so many steps, the others are plain.",
+    ),
 ]
 OuterTeacher = Annotated[
     str,
@@ -204,43 +225,52 @@ OuterTeacher = Annotated[
         "--teacher",
         metavar="KIND:FILE",
         callback=not_empty,
-        help="kd, netdistiller: checkpoint:FILE, onnx:FILE (pixels by --normalize) or "
-        "torchvision:NAME:FILE.",
+        help="kd, netdistiller: a trained network to learn from: checkpoint:FILE or :RUN, "
+        "onnx:FILE (pixels by --normalize) or torchvision:NAME:FILE.",
     ),
 ]
 KdWeight = Annotated[
     float, _number("kd_weight", help="kd: share of the teacher in the loss, the rest is labels.")
 ]
-Temperature = Annotated[float, _number("temperature", help="Of that teacher's soft labels.")]
+Temperature = Annotated[
+    float, _number("temperature", help="Of the soft labels of --teacher; higher is softer.")
+]
 InitFrom = Annotated[
     str,
     typer.Option(
         metavar="FILE|RUN",
         callback=not_empty,
-        help="Start from this checkpoint's student; the classifier is new for other classes.",
+        help="Start from the student of this checkpoint or run; for other classes with a new "
+        "classifier.",
     ),
 ]
 FreezeOpt = Annotated[
     Freeze,
     typer.Option(
-        "--freeze", help="plain, kd: keep the backbone or the norms of --init-from as they are."
+        "--freeze",
+        help="plain, kd: what keeps the values of --init-from: all but the classifier (backbone), "
+        "or the batch norms.",
     ),
 ]
 FreezeEpochs = Annotated[
-    int, _number("freeze_epochs", help="So many epochs, then all trains; 0: throughout.")
+    int, _number("freeze_epochs", help="For how many epochs --freeze lasts; 0: throughout.")
 ]
-Epochs = Annotated[int | None, _number("epochs", help="[by source]")]
+Epochs = Annotated[
+    int | None, _number("epochs", help="Times through the training images. [by source]")
+]
 ExtendEpochs = Annotated[
     Any,
     typer.Option(
         parser=int_list,
         metavar="N",
-        help="So many more after --epochs; 5,8: extended twice. [those of the run]",
+        help="Epochs after --epochs, of a finished run too; 5,8: to 5, later to 8. "
+        "[those of the run]",
     ),
 ]
-BatchSize = Annotated[int, _number("batch_size", help="Images per step.")]
+BatchSize = Annotated[int, _number("batch_size", help="Images per step, of all processes.")]
 Accumulate = Annotated[
-    int, _number("accumulate", help="Parts of a step's batch, one at a time, to save memory.")
+    int,
+    _number("accumulate", help="Parts of a batch that go through one by one, to save memory."),
 ]
 LearningRate = Annotated[float, _number("lr", help="Peak learning rate.")]
 Warmup = Annotated[float, _number("warmup", help="Share of steps with rising lr.")]
@@ -249,24 +279,35 @@ WeightDecay = Annotated[float, _number("weight_decay", help="Not on biases and b
 LabelSmoothing = Annotated[float, _number("label_smoothing", help="Wherever a label is used.")]
 ClipNorm = Annotated[float, _number("clip_norm", help="Norm bound of the gradient; 0: off.")]
 MaxSkipped = Annotated[
-    int, _number("max_skipped", help="Steps in a row without a finite gradient that end it.")
+    int,
+    _number("max_skipped", help="So many steps in a row without a finite gradient end the run."),
 ]
 Ema = Annotated[
-    float, _number("ema", help="Decay of the averaged student, which is then the result; 0: off.")
+    float,
+    _number(
+        "ema",
+        help="Decay, such as .99, of an average of the student's weights over the steps, which is "
+        "then the result; 0: off.",
+    ),
 ]
-PrecisionOpt = Annotated[Precision, typer.Option("--precision", help="Of the passes.")]
+PrecisionOpt = Annotated[
+    Precision, typer.Option("--precision", help="Of forward and backward passes.")
+]
 CudaGraphs = Annotated[
     bool, typer.Option("--cuda-graphs", help="GPU: record a step once and replay it.")
 ]
 Loaders = Annotated[
-    int, _number("loaders", help="folder: processes that decode while training; 0: before it.")
+    int, _number("loaders", help="folder: processes that decode while training; 0: all before it.")
 ]
 AugmentOpt = Annotated[
-    Augmentation, typer.Option("--augment", help="resized-crop needs --loaders.")
+    Augmentation,
+    typer.Option(
+        "--augment",
+        help="crop: shifted by up to --crop; resized-crop: a random part of the original picture, "
+        "in random colours; needs --loaders.",
+    ),
 ]
-Crop = Annotated[
-    int | None, _number("crop_px", "--crop", help="Padding of the random crop, px. [by source]")
-]
+Crop = Annotated[int | None, _number("crop_px", "--crop", help="Largest shift, px. [by source]")]
 Flip = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Random horizontal flip. [by source]")
 ]
@@ -278,13 +319,13 @@ LabelsFile = Annotated[str, typer.Option("--labels", help="File: class names in 
 BadFilesOpt = Annotated[BadFiles, typer.Option("--bad-files", help="Undecodable images.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Largest image, pixels.")]
 Seed = Annotated[int, _number("seed", help="Of everything random.")]
-Threads = Annotated[int, _number("threads", help="0: chosen and recorded.")]
+Threads = Annotated[int, _number("threads", help="Of a process; 0: its cores, at most 4.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Also keep the history for TensorBoard.")
 ]
 Nproc = Annotated[
-    int, _number("nproc", help="Processes here that share each batch: one a GPU, or a socket.")
+    int, _number("nproc", help="Processes on this machine that share each batch: one a GPU.")
 ]
 Name = Annotated[str, typer.Option("--name", "-n", help="Run name; default: from the options.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run folders.")]
@@ -644,7 +685,7 @@ def _checked(
         if isinstance(value, bool) != option.is_flag:
             kind = "true or false" if option.is_flag else "a value, not true or false,"
             raise typer.BadParameter(f"{kind} is needed")
-        if isinstance(value, list) and parser is not int_list:
+        if isinstance(value, list) and parser not in (int_list, rate_list):
             raise typer.BadParameter("one value is needed, not a list")
         return option.process_value(ctx, value)
     except typer.BadParameter as problem:

@@ -84,7 +84,7 @@ def joined(place: Place, device: str) -> Iterator[None]:
     console.mute(on=place.rank > 0)
     require("torch")
     from ndtool.training import collectives
-    from ndtool.training.train import find_device
+    from ndtool.training.devices import find_device
 
     try:
         collectives.join(place, find_device(device, place))
@@ -106,8 +106,8 @@ def train_in_processes(
         typer.Exit: they failed, and have told why.
     """
     require("torch")
+    from ndtool.training.checks import check_options
     from ndtool.training.launch import run_processes
-    from ndtool.training.train import check_options
 
     check_options(prepared.options)
     count, run = prepared.options.nproc, prepared.run

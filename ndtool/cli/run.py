@@ -36,7 +36,7 @@ def run(
     """
     require_no_place("ndtool run")
     if ctx.params.get("config") is not None:
-        from ndtool.prepare import require_trainable_config
+        from ndtool.identity import require_trainable_config
 
         require_trainable_config(ctx.params["config"])
     train_options, train_given = build_part(ctx, TRAIN, values)

@@ -22,7 +22,7 @@ def train(
     resume: Resume = False,
     **values: Any,
 ) -> None:
-    """Train the student, alone (plain) or inside its wider teacher (netdistiller)."""
+    """Train the student alone (plain), inside wider networks (netdistiller, netaug) or with kd."""
     options = build(TRAIN, values)
     folder, document = train_run(
         options, origins(ctx), name=name, out=out, force=force, resume=resume

@@ -69,8 +69,8 @@ def verify_run(
 
     `given`: origins of the options, which config.toml keeps; None leaves it as it is.
     """
+    from ndtool.config import write_config
     from ndtool.export.verify_run import other_projects, require_run_project, verify_stage
-    from ndtool.prepare import write_config
     from ndtool.rundir import find_run
 
     run = find_run(name)

@@ -189,12 +189,14 @@ def test_a_config_file_is_read(
 ) -> None:
     name = "my.toml" if words else "ndtool.toml"
     (folder / name).write_text(
-        "[train]\ncrop = 3\nstrides = [1, 2, 1, 2]\nname = 'abc'\n[check]\nmax_drop = 2.5\n"
+        "[train]\ncrop = 3\nstrides = [1, 2, 1, 2]\nexpand = [2, 3]\nname = 'abc'\n"
+        "[check]\nmax_drop = 2.5\n"
     )
     seen = chain(*words)
     assert (seen["train"].crop_px, seen["train"].strides) == (3, (1, 2, 1, 2))
+    assert seen["train"].expand == (2, 3)
     assert seen["check"].max_drop_points == 2.5
-    assert seen["train_given"] == {"crop_px": "file", "strides": "file"}
+    assert seen["train_given"] == {"crop_px": "file", "strides": "file", "expand": "file"}
     assert seen["rest"]["name"] == "abc"
 
 
@@ -257,6 +259,24 @@ def test_bad_values_are_told_with_their_key(
     (folder / "ndtool.toml").write_text(text)
     line = refused(capsys, "models")
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [(("--cuda-graphs", "--device", "cpu"), "--cuda-graphs"), (("--device", "cuda:9"), "--device")],
+)
+def test_what_this_machine_cannot_do_is_refused_before_a_run_is_touched(
+    capsys: Capture, folder: Path, words: tuple[str, ...], flag: str
+) -> None:
+    """--force has not yet deleted the training that it was to replace."""
+    write_npz(folder / "tiny.npz")
+    kept = folder / "runs" / "old" / "train" / "checkpoint.pt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    (folder / "runs" / "old" / "contract.json").touch()
+    options = ("--data", "npz:tiny.npz", "--name", "old", "--force", "--quiet")
+    assert f"({flag})" in refused(capsys, "train", *options, *words)
+    assert kept.exists()
 
 
 def test_keys_are_the_long_flags() -> None:

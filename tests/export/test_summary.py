@@ -15,6 +15,7 @@ from int8_models import tiny_model
 
 from ndtool import console
 from ndtool.cli.summary import print_summary, short_count, summary_lines
+from ndtool.config import write_config
 from ndtool.contract import unit_normalize
 from ndtool.errors import ConfigError, InputError, UnsupportedError
 from ndtool.evaluate import Accuracy
@@ -34,7 +35,6 @@ from ndtool.export.summary import (
 )
 from ndtool.export.tflite.writer import write_tflite
 from ndtool.options import CODEGEN
-from ndtool.prepare import write_config
 from ndtool.rundir import CONTRACT, ONNX, TFLITE, RunDir, StageKey, Value
 from ndtool.targets import Need, built_in_targets, judge_fit
 from ndtool.types import Hop

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ndtool import console
+from ndtool.console import csv_cell
 
 HOSTILE = [
     "a\n::error::x",
@@ -105,3 +106,11 @@ def test_progress_prints_no_bar_into_a_log(capsys: pytest.CaptureFixture[str]) -
         for i in range(100):
             bar.update(i)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("a", "a"), ("a,b", '"a,b"'), ('a"b', '"a""b"'), ("=1+1", "'=1+1"), ("-x", "'-x")],
+)
+def test_csv_cells(text: str, cell: str) -> None:
+    assert csv_cell(text) == cell

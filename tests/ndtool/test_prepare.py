@@ -7,13 +7,11 @@ import pytest
 from tiny_data import write_npz
 
 from ndtool import console
-from ndtool.console import csv_cell
 from ndtool.contract import Contract
-from ndtool.errors import ConfigError, InputError
+from ndtool.errors import ConfigError
 from ndtool.options import TrainOptions
-from ndtool.prepare import Prepared, prepare, require_run_folder, settings, train_key
-from ndtool.rundir import RunDir
-from ndtool.types import Augmentation, Recipe
+from ndtool.prepare import Prepared, prepare
+from ndtool.types import Augmentation
 
 
 @pytest.fixture
@@ -45,10 +43,6 @@ def test_windows_of_the_original_picture_need_no_crop(options: TrainOptions) -> 
     assert prepared(replace(windows, crop_px=2)).options.crop_px == 2  # refused by training
 
 
-def test_where_pictures_are_decoded_is_not_compared(options: TrainOptions) -> None:
-    assert settings(options) == settings(replace(options, loaders=4))
-
-
 def test_colour_and_normalisation_reach_the_contract(options: TrainOptions) -> None:
     made: Contract = prepared(replace(options, gray=False, normalize="imagenet")).contract
     assert made.input.channels == 3 and made.normalize.kind == "mean_std"
@@ -71,36 +65,3 @@ def test_a_last_map_below_2x2_is_told(
     assert capsys.readouterr().err == ""
     prepared(replace(options, resolution=4))
     assert "the last feature map is 1x1" in capsys.readouterr().err
-
-
-def test_plain_does_not_compare_what_only_the_distiller_reads(options: TrainOptions) -> None:
-    plain = replace(options, recipe=Recipe.PLAIN)
-    assert settings(plain) == settings(replace(plain, expand=(5,), surgery=False))
-    assert settings(options) != settings(replace(options, expand=(5,)))
-    assert settings(options) == settings(replace(options, threads=3, device="cpu"))
-
-
-def test_changed_data_changes_the_key(options: TrainOptions, tmp_path: Path) -> None:
-    import numpy as np
-
-    before = train_key(prepared(options))
-    arrays = dict(np.load(tmp_path / "tiny.npz"))
-    arrays["x_train"][0, 0, 0] ^= 1
-    np.savez(tmp_path / "tiny.npz", **arrays)
-    assert train_key(prepared(options)).sources["data"] != before.sources["data"]
-
-
-def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    require_run_folder(RunDir(tmp_path))
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(InputError) as caught:
-        require_run_folder(RunDir(tmp_path))
-    assert caught.value.code == "run.not-ours"
-
-
-@pytest.mark.parametrize(
-    ("text", "cell"),
-    [("a", "a"), ("a,b", '"a,b"'), ('a"b', '"a""b"'), ("=1+1", "'=1+1"), ("-x", "'-x")],
-)
-def test_csv_cells(text: str, cell: str) -> None:
-    assert csv_cell(text) == cell

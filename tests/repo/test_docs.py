@@ -5,15 +5,18 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 from array_models import tiny_contract
 from engine_models import contract_graph, golden_model
 from host_tools import C99, CPP11, compile_ok, require_tool, run_program
 
+from ndtool.cli.app import app
 from ndtool.contract import unit_normalize
 from ndtool.export.codegen.engine_project import emit_engine
 from ndtool.export.codegen.model import marker_name
@@ -22,6 +25,9 @@ from ndtool.gates.accept import read_settings
 from ndtool.gates.baseline import Baseline, Bounds
 from ndtool.gates.baseline_file import known_keys
 from ndtool.gates.verdict import GATES, HASHES
+from ndtool.options import TRAIN, TrainOptions
+from ndtool.training.checks import check_options
+from ndtool.types import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -208,3 +214,32 @@ def test_the_settings_that_the_page_shows_are_taken() -> None:
     settings = [after for word, after in pairwise(words) if word == "--set"]
     assert len(settings) == 6
     assert len(read_settings(settings, ["daisy", "rose"], None)) == len(settings)
+
+
+def test_the_trainings_shown_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/training.md: each command and its configuration file are what `train` takes."""
+    taken: list[TrainOptions] = []
+
+    def train_run(options: TrainOptions, _given: object, **_rest: object) -> None:
+        taken.append(options)
+        raise typer.Exit
+
+    monkeypatch.setattr("ndtool.cli.train.train_run", train_run)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.toml").write_text(block("training.md", "toml"))
+    shell = re.findall(r"^```sh\n(.*?)^```", text_of("training.md"), re.DOTALL | re.MULTILINE)
+    lines = "".join(shell).replace("\\\n", " ").splitlines()
+    trainings = [line.partition("ndtool train ")[2] for line in lines if "ndtool train " in line]
+    assert len(trainings) > 20
+    ndtool = typer.main.get_command(app)
+    for words in ("-c my.toml", *trainings):
+        ndtool.main(["train", *shlex.split(words, comments=True)], standalone_mode=False)
+        check_options(replace(taken[-1], epochs=taken[-1].epochs or 1, crop_px=0))
+    assert len(taken) == 1 + len(trainings)
+    assert taken[0] == replace(TRAIN, recipe=Recipe.PLAIN, epochs=8, weight_decay=1e-3)
+    shown = {key for one in taken for key, _ in asdict(one).items() - asdict(TRAIN).items()}
+    assert shown >= {
+        "student_loss", "surgery", "expand", "teacher_start", "teacher_stop", "teacher_every",
+        "teacher", "temperature", "init_from", "freeze", "freeze_epochs", "extend_epochs", "ema",
+        "accumulate", "precision", "loaders", "augment", "tensorboard", "nproc",
+    }  # fmt: skip

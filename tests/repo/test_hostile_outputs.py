@@ -41,8 +41,9 @@ from ndtool.gates.baseline import Accepted, Baseline, Bounds, Hashes, Result
 from ndtool.gates.baseline_file import baseline_text, parse_baseline
 from ndtool.gates.github import annotation_lines
 from ndtool.gates.verdict import Verdict
+from ndtool.identity import write_start
 from ndtool.options import TrainOptions
-from ndtool.prepare import prepare, write_start
+from ndtool.prepare import prepare
 from ndtool.rundir import SPLIT
 from ndtool.types import Sha256
 

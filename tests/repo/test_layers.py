@@ -32,8 +32,11 @@ LIGHT = [
     "ndtool.config",
     "ndtool.machine",
     "ndtool.targets",
+    "ndtool.teacher",
 ]
 CORE = [*LIGHT, "ndtool.models", "ndtool.data", "ndtool.quant", "ndtool.evaluate"]
+PREPARE = [*LIGHT, "ndtool.models", "ndtool.data"]
+RUN = ["ndtool.prepare", "ndtool.identity"]
 # Files in, files out: no data set, no other stage; each of these builds on those before it.
 GRAPH = [*LIGHT, "ndtool.models", "ndtool.quant", "ndtool.export.graph"]
 INT8 = [*GRAPH, "ndtool.export.int8"]
@@ -49,9 +52,10 @@ RULES: list[tuple[str, list[str], set[str]]] = [
     ("ndtool.models", [*LIGHT, "ndtool.models"], set()),
     ("ndtool.data", [*LIGHT, "ndtool.data"], {"numpy"}),
     ("ndtool.gates", [*LIGHT, "ndtool.evaluate", "ndtool.gates"], {"numpy"}),
-    ("ndtool.prepare", [*LIGHT, "ndtool.models", "ndtool.data"], set()),
+    ("ndtool.prepare", PREPARE, set()),
+    ("ndtool.identity", [*PREPARE, "ndtool.prepare"], set()),
     ("ndtool.environment", LIGHT, set()),
-    ("ndtool.training", [*CORE, "ndtool.prepare", "ndtool.training"], {"torch", "numpy"}),
+    ("ndtool.training", [*CORE, *RUN, "ndtool.training"], {"torch", "numpy"}),
     (
         "ndtool.export.extract",
         [

@@ -51,6 +51,7 @@ def saved(path: Path, *, averaged: bool = False) -> tuple[TrainState, Identity]:
         data=Sha256("0" * 64),
         torch="2.13.0",
         threads=2,
+        processes=3,
     )
     checkpoint.save(path, state, identity)
     return state, identity

@@ -107,7 +107,7 @@ def test_drawn_networks_are_measured_all_over_the_run(monkeypatch: pytest.Monkey
             seen.append(named["moment"].step)
             return SingleSteps.__call__(self, *args, **named)
 
-    monkeypatch.setattr(cost, "SingleSteps", Spy)
+    monkeypatch.setattr(cost, "make_steps", Spy)
     monkeypatch.setattr(cost, "BUDGET_S", 1e9)
     value = ratio(recipe=Recipe.NETAUG)
     assert value is not None and value > 1.2

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 import tiny_data
 import torch
 import typer
-from command import CODE, ndtool, ndtool_here
+from command import CODE, ndtool_here
 from PIL import Image
 from torch import Tensor
 
@@ -31,16 +31,18 @@ from ndtool.rundir import BEST, CHECKPOINT, HISTORY, RunDir
 from ndtool.training import checkpoint
 from ndtool.training.augment import Normalizer
 from ndtool.training.batches import TrainBatches, to_device
+from ndtool.training.checkpoint import Checkpoint
+from ndtool.training.devices import find_device
 from ndtool.training.loading import open_batches
-from ndtool.training.loop import TIME_COLUMNS, accuracy
+from ndtool.training.loop import accuracy
 from ndtool.training.recalibrate import recalibrate, recalibration_batches
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.method import Targets
 from ndtool.training.schedule import Moment, make_schedule
 from ndtool.training.seeds import Use, generator
+from ndtool.training.start import require_same_run
 from ndtool.training.step import sgd_nesterov
 from ndtool.training.supernet import Supernet
-from ndtool.training.train import _check_resume, find_device
 from ndtool.types import Part, Recipe, Sha256
 
 TORCHRUN = {
@@ -63,6 +65,41 @@ def words(data: Path, **options: object) -> list[str]:
     """`ndtool train` of a tiny network on tiny images."""
     fixed = {"data": f"npz:{data}", "width": 0.25, "batch-size": 16, "threads": 1, "device": "cpu"}
     return ["train", *(f"--{name}={value}" for name, value in (fixed | options).items())]
+
+
+def options_of(data: Path, name: str = "", *, epochs: int = 3) -> TrainOptions:
+    """The same as options, with those of one of RUNS."""
+    fixed: dict[str, object] = {
+        "data": f"npz:{data}",
+        "width": 0.25,
+        "batch_size": 16,
+        "threads": 1,
+        "device": "cpu",
+        "epochs": epochs,
+    }
+    return TrainOptions(**(fixed | RUNS.get(name, {})))  # type: ignore[arg-type]
+
+
+RUNS: dict[str, dict[str, object]] = {
+    "surgery-ud-clip": {"clip_norm": 0.8, "uncertainty": 0.95},
+    "accumulate-ema": {"accumulate": 2, "ema": 0.9, "student_loss": "mix"},
+    "netaug": {"recipe": Recipe.NETAUG, "model": "resnet8"},
+}
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What two processes that had joined have done."""
+
+    folder: Path  # with the trainings of RUNS
+    seen: list[dict[str, Any]]  # by process
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Joint:
+    folder = tmp_path_factory.mktemp("processes")
+    runs = {name: options_of(data, name) for name in RUNS}
+    return Joint(folder, process_checks.run(folder, runs))
 
 
 # -- the same weights ----------------------------------------------------------------------------
@@ -155,38 +192,17 @@ class Shards:
             kept.lerp_(statistics[-student:], weight)
 
 
-def history_of(run: Path) -> list[dict[str, Any]]:
-    """The checkpoint's rows without their timings."""
-    rows = checkpoint.load(run / CHECKPOINT).history
-    return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in rows]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"clip-norm": 0.8, "uncertainty": 0.95},
-        {"accumulate": 2, "ema": 0.9, "student-loss": "mix"},
-        {"recipe": Recipe.NETAUG, "model": "resnet8"},
-    ],
-    ids=["surgery-ud-clip", "accumulate-ema", "netaug"],
-)
-def test_two_processes_give_the_bits_of_one(
-    tmp_path: Path, data: Path, more: dict[str, object]
-) -> None:
-    done = ndtool(*words(data, epochs=3, nproc=2, name="two", **more), cwd=tmp_path)
-    assert done.code == 0, done.err
-    two = checkpoint.load(tmp_path / "runs" / "two" / CHECKPOINT)
-    assert two.identity.processes == 2
-    kwargs = {key.replace("-", "_"): value for key, value in more.items()}
-    options = TrainOptions(
-        data=f"npz:{data}", width=0.25, batch_size=16, threads=1, device="cpu", epochs=3, **kwargs
-    )  # type: ignore[arg-type]
-    one = Shards(prepare(options, name="one", out=tmp_path))
+def of_one(prepared: Prepared) -> Shards:
+    """The training by one process, done."""
+    one = Shards(prepared)
     one.run()
-    assert torch.equal(two.theta, one.net.theta)
-    assert torch.equal(two.momentum, one.net.momentum)
-    assert torch.equal(two.statistics, one.net.statistics)
+    return one
+
+
+def assert_same_state(two: Checkpoint, one: Shards) -> None:
+    assert two.identity.processes == 2
+    for name in ("theta", "momentum", "statistics"):
+        assert torch.equal(getattr(two, name), getattr(one.net, name)), name
     student = one.net.student
     if two.ema is not None:
         assert torch.equal(two.ema[0], one.ema)
@@ -195,19 +211,30 @@ def test_two_processes_give_the_bits_of_one(
         assert averaged is not None
         student = averaged.student
     val = to_device(one.val, "cpu")
-    rows = two.history
-    assert rows[-1]["val_accuracy"] == accuracy(student, val, one.normalize)
+    assert two.history[-1]["val_accuracy"] == accuracy(student, val, one.normalize)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_give_the_bits_of_one(
+    tmp_path: Path, data: Path, joint: Joint, name: str
+) -> None:
+    two = checkpoint.load(joint.folder / name / CHECKPOINT)
+    assert_same_state(two, of_one(prepare(options_of(data, name), name="one", out=tmp_path)))
     # The run had what it is to show: both kinds of sample, projected layers, clipped steps.
-    if "uncertainty" in more:
+    if name == "surgery-ud-clip":
+        rows = two.history
         assert 0 < (rows[-1]["kl_share"] or 0) < 1
         assert (rows[-1]["conflict_rate"] or 0) > 0
         assert 0 < sum(row["clipped_share"] or 0 for row in rows) < 3
 
 
 @pytest.mark.slow
-def test_two_machines_by_torchrun_give_the_same_files_which_export_reads(tmp_path: Path) -> None:
+def test_two_machines_by_torchrun_give_one_run_which_export_reads(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two agents that meet on this machine, each with one process of the training."""
-    train = ("train", "--data=digits", "--width=0.25", "--epochs=1", "--threads=1", "--device=cpu")
+    train = words(data, epochs=1)
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -233,19 +260,16 @@ def test_two_machines_by_torchrun_give_the_same_files_which_export_reads(tmp_pat
     assert len(documents) == 1, told
     assert json.loads(documents[0])["epochs"] == 1
     (run,) = [found for place in places for found in place.glob("runs/*")]
-    assert ndtool(*train, "--nproc=2", "--name=here", cwd=tmp_path).code == 0
-    here = tmp_path / "runs" / "here"
+    one = of_one(prepare(options_of(data, epochs=1), name="one", out=tmp_path))
     for name in (CHECKPOINT, BEST):
-        a, b = checkpoint.load(run / name), checkpoint.load(here / name)
-        assert torch.equal(a.theta, b.theta)
-        assert torch.equal(a.statistics, b.statistics)
-        assert a.identity.processes == b.identity.processes == 2
-    assert history_of(run) == history_of(here)
-    assert json.loads((here / "metrics.json").read_text())["train_processes"] == 2
-    assert ndtool("export", run, cwd=tmp_path).code == 0
-    again = ndtool(*train, "--nproc=2", "--name=here", "--json", cwd=tmp_path)
+        assert_same_state(checkpoint.load(run / name), one)
+    assert json.loads((run / "metrics.json").read_text())["train_processes"] == 2
+    again = ndtool_here(
+        *train, "--nproc=2", f"--out={run.parent}", f"--name={run.name}", "--json", capsys=capsys
+    )
     assert again.code == 0 and "up to date" in again.err
     assert again.document["epochs"] == 1
+    assert ndtool_here("export", run, capsys=capsys).code == 0
 
 
 # -- processes that end --------------------------------------------------------------------------
@@ -296,7 +320,9 @@ def is_left(group: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes under /proc")
-def test_interrupted_killed_and_gone_on_with(tmp_path: Path, data: Path) -> None:
+def test_interrupted_killed_and_gone_on_with(
+    tmp_path: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Ctrl-C, a dead process, and at the end the bits of a training that nothing happened to."""
     train = words(data, epochs=24, nproc=2, name="broken")
     run = tmp_path / "runs" / "broken"
@@ -309,7 +335,7 @@ def test_interrupted_killed_and_gone_on_with(tmp_path: Path, data: Path) -> None
     assert err.count("interrupted") == 1 and str(Path("runs/broken") / CHECKPOINT) in err
     assert "error:" not in err and "Traceback" not in err and not is_left(first.pid)
 
-    before = len(history_of(run))
+    before = checkpoint.load(run / CHECKPOINT).epoch
     second = start(*train, cwd=tmp_path)
     until_trained(run, before + 1, second)
     os.kill(workers_of(second)[1], signal.SIGKILL)
@@ -323,19 +349,17 @@ def test_interrupted_killed_and_gone_on_with(tmp_path: Path, data: Path) -> None
     assert time.monotonic() - killed_at < 30
     assert not is_left(second.pid)
 
-    done = ndtool(*train, cwd=tmp_path)
+    done = ndtool_here(*train, f"--out={run.parent}", capsys=capfd)
     assert done.code == 0, done.err
     assert "going on from the last checkpoint" in done.err
-    assert ndtool(*words(data, epochs=24, nproc=2, name="whole"), cwd=tmp_path).code == 0
-    whole = tmp_path / "runs" / "whole"
-    assert history_of(run) == history_of(whole)
-    a, b = (checkpoint.load(place / CHECKPOINT) for place in (run, whole))
-    for name in ("theta", "momentum", "statistics"):
-        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    whole = of_one(prepare(options_of(data, epochs=24), name="one", out=tmp_path))
+    assert_same_state(checkpoint.load(run / CHECKPOINT), whole)
 
 
 @pytest.mark.slow
-def test_what_all_processes_find_is_told_once(tmp_path: Path) -> None:
+def test_what_all_processes_find_is_told_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder, rng = tmp_path / "images", np.random.default_rng(0)
     for label in "ab":
         (folder / label).mkdir(parents=True)
@@ -343,10 +367,10 @@ def test_what_all_processes_find_is_told_once(tmp_path: Path) -> None:
             path = folder / label / f"{number}.png"
             Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-200])  # found where pixels are decoded
-    done = ndtool(
+    done = ndtool_here(
         *("train", f"--data=folder:{folder}", "--resolution=8", "--epochs=1", "--nproc=2"),
-        *("--batch-size=8", "--name=bad", "--json"),
-        cwd=tmp_path,
+        *("--batch-size=8", f"--out={tmp_path / 'runs'}", "--name=bad", "--json"),
+        capsys=capfd,
     )
     assert done.code == 2, done.err
     assert done.document["schema"] == "ndtool.error/1"
@@ -359,8 +383,8 @@ def test_what_all_processes_find_is_told_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return process_checks.run(tmp_path_factory.mktemp("processes"))
+def seen(joint: Joint) -> list[dict[str, Any]]:
+    return joint.seen
 
 
 @pytest.mark.slow
@@ -384,6 +408,8 @@ def test_processes_that_differ_are_refused_alike(seen: list[dict[str, Any]]) -> 
     code, text = seen[0]["other_facts"]
     assert code == "train.processes-differ"
     assert "do not agree: option lr (process 1 differs from process 0)" in text
+    assert seen[0]["one_fact_more"] == seen[1]["one_fact_more"]
+    assert "do not agree: option extend_epochs (" in seen[0]["one_fact_more"][1]
     for one in seen:
         assert [found[0] for found in one["other_weights"]] == ["train.processes-apart"] * 3
 
@@ -487,9 +513,9 @@ def test_another_number_of_processes_is_warned_of(capsys: pytest.CaptureFixture[
         torch="x",
         threads=1,
     )
-    _check_resume(mine, mine)
+    require_same_run(mine, mine)
     assert capsys.readouterr().err == ""
-    _check_resume(replace(mine, processes=2, options={"nproc": 2}), mine)
+    require_same_run(replace(mine, processes=2, options={"nproc": 2}), mine)
     err = capsys.readouterr().err
     assert "another number of processes, 2, this is 1" in err and "[train.processes]" in err
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import nets
 import pytest
 import torch
+from small_runs import StopAt, Stopped
+from small_runs import go as go_from
 
 from ndtool.errors import ConfigError
 from ndtool.options import MAX_EXTENSIONS, TrainOptions
-from ndtool.rundir import BEST, CHECKPOINT, HISTORY, RunDir
+from ndtool.rundir import BEST, CHECKPOINT, HISTORY
 from ndtool.training import checkpoint
-from ndtool.training.loop import TIME_COLUMNS
+from ndtool.training.loop import TIME_COLUMNS, Progress
 from ndtool.training.schedule import make_schedule, run_ends
-from ndtool.training.train import TrainResult, train
+from ndtool.training.train import TrainResult
 from ndtool.types import Recipe
 
-SPEC = nets.ds_spec()
-COUNT = 30
 METHODS = [
     {"recipe": Recipe.PLAIN},
     {"recipe": Recipe.NETDISTILLER},
@@ -28,22 +28,9 @@ METHODS = [
 ]
 
 
-class Silent:
-    def update(self, done: int, note: str = "") -> None:
-        pass
-
-
-def go(path: Path, options: TrainOptions) -> TrainResult:
-    return train(
-        options,
-        RunDir(path),
-        spec=SPEC,
-        contract=nets.contract_of(SPEC),
-        train=nets.split_of(SPEC, COUNT),
-        val=nets.split_of(SPEC, 12, seed=1),
-        resume=True,
-        progress=Silent(),
-    )
+def go(path: Path, options: TrainOptions, *, progress: Progress | None = None) -> TrainResult:
+    """A run that goes on from what there is."""
+    return go_from(path, options, resume=True, progress=progress)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -102,29 +89,12 @@ def test_rates_of_an_extended_run() -> None:
 
 
 def test_a_kill_right_after_the_extension_changes_nothing(tmp_path: Path) -> None:
-    class Stopped(Exception):
-        pass
-
-    class StopAt:
-        def update(self, done: int, note: str = "") -> None:
-            if done == 10:
-                raise Stopped
-
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     options = nets.options(epochs=3, extend_epochs=(2,))
     go(whole, options)
     go(broken, nets.options(epochs=3))
     with pytest.raises(Stopped):
-        train(
-            options,
-            RunDir(broken),
-            spec=SPEC,
-            contract=nets.contract_of(SPEC),
-            train=nets.split_of(SPEC, COUNT),
-            val=nets.split_of(SPEC, 12, seed=1),
-            resume=True,
-            progress=StopAt(),
-        )
+        go(broken, options, progress=StopAt(10))
     go(broken, options)
     a, b = (checkpoint.load(path / CHECKPOINT) for path in (whole, broken))
     assert torch.equal(a.theta, b.theta) and rows(whole) == rows(broken)

@@ -22,16 +22,13 @@ from torch import Tensor
 from ndtool import console
 from ndtool.contract import mean_std_normalize
 from ndtool.errors import ConfigError, InputError, NdError
+from ndtool.identity import settings, train_key
 from ndtool.options import TrainOptions
 from ndtool.prepare import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Prepared,
-    check_teacher,
     prepare,
-    read_teacher,
-    settings,
-    train_key,
 )
 from ndtool.rundir import BEST, CHECKPOINT, RunDir
 from ndtool.training import onnx_teacher
@@ -39,10 +36,10 @@ from ndtool.training.augment import Normalizer
 from ndtool.training.external import open_teacher
 from ndtool.training.stage import train_stage
 from ndtool.training.supernet import Supernet
-from ndtool.training.train import check_options, train
+from ndtool.training.train import train
 from ndtool.training.views import View
 from ndtool.training.vision import import_torchvision
-from ndtool.types import Recipe, TeacherKind
+from ndtool.types import Recipe
 
 CPU = torch.device("cpu")
 GRAY = nets.ds_spec()
@@ -393,46 +390,6 @@ def test_weights_that_are_not_the_networks(tmp_path: Path) -> None:
 
 
 # The option
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["x", "checkpoint:", "onnx:", ":f", "torchvision:f", "torchvision::f", "torch:f", "onnx:\x1b"],
-)
-def test_texts_that_name_no_teacher(text: str) -> None:
-    for check in (check_teacher, check_options):
-        with pytest.raises(ConfigError, match="names no teacher") as caught:
-            check(nets.options(recipe=Recipe.KD, teacher=text))
-        assert "torchvision:NAME:FILE" in caught.value.remedy
-        assert "\x1b" not in str(caught.value)
-
-
-def test_the_parts_of_the_option() -> None:
-    read = read_teacher("torchvision:resnet18:a:b.pt")
-    assert (read.kind, read.network, read.path) == (
-        TeacherKind.TORCHVISION,
-        "resnet18",
-        Path("a:b.pt"),
-    )
-    assert read_teacher("onnx:a:b").path == Path("a:b")
-
-
-@pytest.mark.parametrize(
-    ("recipe", "teacher", "words"),
-    [
-        (Recipe.KD, "", "--recipe kd needs a teacher"),
-        (Recipe.PLAIN, "onnx:t.onnx", "--recipe plain learns from no external teacher"),
-        (Recipe.NETAUG, "onnx:t.onnx", "--recipe netaug learns from no external teacher"),
-    ],
-)
-def test_recipe_and_teacher_go_together(
-    tmp_path: Path, recipe: Recipe, teacher: str, words: str
-) -> None:
-    options = TrainOptions(recipe=recipe, teacher=teacher)
-    with pytest.raises(ConfigError, match=words):
-        prepare(options, name="", out=tmp_path)
-    with pytest.raises(ConfigError, match=words):
-        check_options(nets.options(recipe=recipe, teacher=teacher))
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "onnx", "torchvision:squeezenet1_1"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nets
 import pytest
+import teachers
 import torch
 from small_runs import SPEC, assert_same_weights, go
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from ndtool.errors import ConfigError
 from ndtool.training import loop
 from ndtool.training.augment import Normalizer
-from ndtool.training.graphs import WARM_UP, GraphedSteps
+from ndtool.training.graphs import WARM_UP, GraphedSteps, SingleSteps, make_steps
 from ndtool.training.recipes.method import Figures
 from ndtool.types import Precision, Recipe
 
@@ -42,6 +43,7 @@ def record_again(work: Callable[[], Results]) -> tuple[Callable[[], None], Resul
         {"recipe": Recipe.PLAIN, "ema": 0.9},
         {"teacher_every": 2},
         {"accumulate": 2, "precision": Precision.BF16},
+        {"recipe": Recipe.KD},
     ],
     ids=str,
 )
@@ -49,6 +51,11 @@ def test_replayed_steps_give_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:
     options = nets.options(**changes)
+    if options.recipe is Recipe.KD:
+        outer = teachers.save_checkpoint(
+            tmp_path / "outer.pt", teachers.network(SPEC), nets.contract_of(SPEC)
+        )
+        options = replace(options, teacher=f"checkpoint:{outer}")
     go(tmp_path / "single", options)
     made: list[GraphedSteps] = []
 
@@ -56,11 +63,17 @@ def test_replayed_steps_give_the_same_weights(
         made.append(GraphedSteps(options, normalize, record_again))  # type: ignore[arg-type]
         return made[-1]
 
-    monkeypatch.setattr(loop, "SingleSteps", graphed)
+    monkeypatch.setattr(loop, "make_steps", graphed)
     go(tmp_path / "graphed", options)
     assert_same_weights(tmp_path / "single", tmp_path / "graphed")
     assert len(made) == 1
     assert len(made[0]._recorded) == (2 if "teacher_every" in changes else 1)
+
+
+def test_the_option_chooses() -> None:
+    normalize = Normalizer(nets.contract_of(SPEC))
+    assert isinstance(make_steps(nets.options(), normalize), SingleSteps)
+    assert isinstance(make_steps(nets.options(cuda_graphs=True), normalize), GraphedSteps)
 
 
 def test_graphs_are_refused_where_they_cannot_be(tmp_path: Path) -> None:

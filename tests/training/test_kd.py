@@ -9,20 +9,20 @@ import nets
 import pytest
 import teachers
 import torch
+from small_runs import SPEC, Silent, StopAt, Stopped, go
 from torch import Tensor
 
 from ndtool.options import TrainOptions
 from ndtool.rundir import BEST, CHECKPOINT, RunDir
 from ndtool.training import checkpoint
 from ndtool.training.checkpoint import Checkpoint
-from ndtool.training.loop import TIME_COLUMNS, Progress
+from ndtool.training.loop import TIME_COLUMNS
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.method import Targets
 from ndtool.training.schedule import Moment
-from ndtool.training.train import TrainResult, train
+from ndtool.training.train import train
 from ndtool.types import Recipe, StudentLoss
 
-SPEC = nets.ds_spec()
 CONTRACT = nets.contract_of(SPEC)
 START = Moment(0, 10)
 
@@ -159,39 +159,6 @@ def test_without_a_teacher_netdistiller_has_no_such_term() -> None:
 
 
 # Runs
-
-
-class Silent:
-    def update(self, done: int, note: str = "") -> None:
-        pass
-
-
-class Stopped(Exception):
-    """Stands for a kill."""
-
-
-class StopAt:
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def update(self, done: int, note: str = "") -> None:
-        if done == self.step:
-            raise Stopped
-
-
-def go(
-    path: Path, options: TrainOptions, *, resume: bool = False, progress: Progress | None = None
-) -> TrainResult:
-    return train(
-        options,
-        RunDir(path),
-        spec=SPEC,
-        contract=CONTRACT,
-        train=nets.split_of(SPEC, 30),
-        val=nets.split_of(SPEC, 12, seed=1),
-        resume=resume,
-        progress=progress or Silent(),
-    )
 
 
 def ended(path: Path, name: str = CHECKPOINT) -> Checkpoint:

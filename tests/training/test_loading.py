@@ -24,9 +24,10 @@ from ndtool.models import make_spec
 from ndtool.rundir import CHECKPOINT, RunDir
 from ndtool.training import checkpoint, collectives, loading
 from ndtool.training.batches import Batch, EvalBatches, TrainBatches
+from ndtool.training.checks import check_options
 from ndtool.training.loading import open_batches
 from ndtool.training.resized_crop import ResizedCrop
-from ndtool.training.train import TrainResult, check_options, train
+from ndtool.training.train import TrainResult, train
 from ndtool.training.vision import import_torchvision
 from ndtool.types import Augmentation, Part, Recipe
 

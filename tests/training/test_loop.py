@@ -1,7 +1,8 @@
 """Schedule, figures, evaluation, and which epoch is the best."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import nets
 import numpy as np
@@ -10,14 +11,17 @@ import torch
 from torch import Tensor
 
 from ndtool.data.types import Augment
-from ndtool.options import TRAIN
+from ndtool.errors import ConfigError
+from ndtool.options import TRAIN, TrainOptions
 from ndtool.training import batches, loop
 from ndtool.training.augment import Draws, Normalizer
 from ndtool.training.batches import Arrays, Shuffled, to_device
-from ndtool.training.loop import HISTORY_COLUMNS, TrainState, accuracy, fit
+from ndtool.training.loop import HISTORY_COLUMNS, External, TrainState, accuracy, fit
 from ndtool.training.metrics import EpochFigures
 from ndtool.training.recipes import METHODS
+from ndtool.training.recipes.method import Figures, Method, Targets
 from ndtool.training.schedule import Schedule, make_schedule, steps_per_epoch
+from ndtool.training.step import CLIPPED, GRAD_NORM
 from ndtool.training.supernet import Supernet
 from ndtool.types import Recipe
 
@@ -79,11 +83,16 @@ def test_read_only_arrays_are_taken_without_a_warning() -> None:
 
 
 def run_fit(
-    monkeypatch: pytest.MonkeyPatch, student_scores: list[float], recipe: Recipe
+    monkeypatch: pytest.MonkeyPatch,
+    student_scores: list[float],
+    recipe: Recipe,
+    *,
+    external: External | None = None,
+    **changes: object,
 ) -> tuple[TrainState, list[tuple[int, bool]]]:
-    """A run whose validation accuracies are given."""
+    """A run whose validation accuracies are given; two steps an epoch."""
     spec = nets.ds_spec()
-    options = nets.options(epochs=len(student_scores), recipe=recipe)
+    options = nets.options(epochs=len(student_scores), recipe=recipe, **changes)
     method = METHODS[recipe](options, spec.classes)
     gen = torch.Generator().manual_seed(0)
     net = Supernet(spec, rates=method.rates, augmented=method.augmented, generator=gen)
@@ -95,7 +104,8 @@ def run_fit(
 
     monkeypatch.setattr(loop, "accuracy", scored)
     calls: list[tuple[int, bool]] = []
-    state = TrainState(net=net, ends=(len(student_scores),))
+    alone = Supernet(spec, rates=(), generator=None) if method.alone else None
+    state = TrainState(net=net, alone=alone, ends=(len(student_scores),))
     train = to_device(nets.split_of(spec, 17), "cpu")
     fit(
         state,
@@ -104,7 +114,7 @@ def run_fit(
         train=Shuffled(train, Augment(crop_px=1, flip=True), options.seed),
         val=to_device(nets.split_of(spec, 6), "cpu"),
         normalize=Normalizer(nets.contract_of(spec)),
-        external=None,
+        external=external,
         progress=Silent(),
         after_epoch=lambda state, best: calls.append((state.epoch, best)),
     )
@@ -158,3 +168,70 @@ def test_each_epoch_has_its_own_order_of_all_samples(monkeypatch: pytest.MonkeyP
     seen.clear()
     run_fit(monkeypatch, [0.1, 0.2], Recipe.NETDISTILLER)
     assert seen == [*first, *second]  # rows of one seed see the same data in the same order
+    seen.clear()
+    run_fit(monkeypatch, [0.1, 0.2], Recipe.PLAIN, seed=1)
+    assert seen != [*first, *second]
+
+
+def test_the_outer_teacher_sees_the_very_crops_of_the_student(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[Tensor] = []
+    single = loop.make_steps
+
+    def external(pixels: Tensor) -> Tensor:
+        shown.append(pixels.clone())
+        return pixels[:, 0, :3, 0].float()  # (B, K): of each image its own
+
+    def watched(options: TrainOptions, normalize: Normalizer) -> Callable[..., object]:
+        step = single(options, normalize)
+
+        def make(
+            net: Supernet, method: Method, pixels: Tensor, targets: Targets, **rest: Any
+        ) -> tuple[Figures, Tensor]:
+            assert torch.equal(shown[-1], pixels)
+            assert targets.external is not None
+            assert torch.equal(targets.external, pixels[:, 0, :3, 0].float())
+            return step(net, method, pixels, targets, **rest)
+
+        return make
+
+    monkeypatch.setattr(loop, "make_steps", watched)
+    run_fit(monkeypatch, [0.1], Recipe.KD, external=external, teacher="checkpoint:x")
+    originals = torch.from_numpy(nets.split_of(nets.ds_spec(), 17).images)
+    same = [bool((image == originals).flatten(1).all(1).any()) for image in torch.cat(shown)]
+    assert len(same) == 16 and not all(same)  # augmented
+    # It is not run where nobody listens.
+    shown.clear()
+    monkeypatch.setattr(loop, "make_steps", single)
+    taught = {"external": external, "teacher": "checkpoint:x", "teacher_every": 3}
+    run_fit(monkeypatch, [0.1, 0.2], Recipe.NETDISTILLER, **taught)  # type: ignore[arg-type]
+    assert len(shown) == 2  # of 4 steps
+
+
+def test_skipped_steps_are_counted_from_epoch_to_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of which it is given whether their gradient was finite."""
+    left: list[bool] = []
+
+    def given(net: Supernet, method: Method, *_: object, **__: object) -> tuple[Figures, Tensor]:
+        names = (*method.means, *method.peaks, GRAD_NORM, CLIPPED)
+        return dict.fromkeys(names, torch.ones(())), torch.tensor(left.pop(0))
+
+    monkeypatch.setattr(loop, "make_steps", lambda *_: given)
+
+    def run(*applied: int, max_skipped: int) -> TrainState:
+        left[:] = map(bool, applied)
+        scores = [0.5] * (len(applied) // 2)
+        return run_fit(monkeypatch, scores, Recipe.PLAIN, max_skipped=max_skipped)[0]
+
+    state = run(1, 0, 0, 0, 1, 0, max_skipped=4)
+    assert [row["skipped_steps"] for row in state.history] == [1, 2, 1]
+    assert [row["student_loss"] for row in state.history] == [1, None, 1]
+    assert state.skipped_in_row == 1
+    with pytest.raises(ConfigError, match=r"3 steps in a row.*epoch 1 is kept.*epoch 2"):
+        run(1, 0, 0, 0, 1, 0, max_skipped=3)
+    assert len(left) == 2
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)  # a long epoch is not gone through to its end
+    with pytest.raises(ConfigError, match=r"1 steps in a row"):
+        run(0, 1, max_skipped=1)
+    assert len(left) == 1

@@ -14,12 +14,15 @@ from torch import Tensor
 from ndtool.options import TrainOptions
 from ndtool.rundir import CHECKPOINT, RunDir
 from ndtool.training import checkpoint
+from ndtool.training.augment import Normalizer
+from ndtool.training.batches import to_device
 from ndtool.training.gradients import add_gradients, project_gradients
-from ndtool.training.loop import average_student
+from ndtool.training.loop import accuracy, average_student
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.losses import divergence
 from ndtool.training.recipes.method import Targets
 from ndtool.training.schedule import Moment
+from ndtool.training.seeds import Use, generator
 from ndtool.training.step import train_step
 from ndtool.training.supernet import Supernet
 from ndtool.types import Precision, Recipe, StudentLoss
@@ -76,9 +79,9 @@ def test_parts_of_a_batch_give_the_mean_of_their_gradients_and_one_projection() 
 
 def test_parts_change_the_batch_norm_alone(tmp_path: Path) -> None:
     """Statistics of 4 images instead of 8: other weights, but it learns as well."""
-    data = nets.split_of(SPEC, 90)
-    whole = go(tmp_path / "whole", nets.options(epochs=15), train_split=data)
-    parts = go(tmp_path / "parts", nets.options(epochs=15, accumulate=2), train_split=data)
+    data, options = nets.split_of(SPEC, 90), nets.options(epochs=15, recipe=Recipe.PLAIN)
+    whole = go(tmp_path / "whole", options, train_split=data)
+    parts = go(tmp_path / "parts", replace(options, accumulate=2), train_split=data)
     first, second = (checkpoint.load(RunDir(tmp_path / n) / CHECKPOINT) for n in ("whole", "parts"))
     assert not torch.equal(first.theta, second.theta)
     assert first.step == second.step
@@ -103,6 +106,38 @@ def test_average_is_the_recursion_with_a_rising_decay() -> None:
             slow[name] = decay * slow[name] + (1 - decay) * tensor.double()
     for name, tensor in ema.student_tensors().items():
         assert torch.allclose(tensor.double(), slow[name], rtol=1e-4, atol=1e-4), name
+
+
+def test_a_run_keeps_the_average_of_its_steps(tmp_path: Path) -> None:
+    """One step an epoch, so that runs stopped after each give every step's weights."""
+    options = nets.options(recipe=Recipe.PLAIN, epochs=4, ema=0.2, lr=0.5, batch_size=30)
+    net = Supernet(SPEC, rates=(), generator=generator(options.seed, Use.INIT))
+    theta, statistics = net.theta.clone(), net.statistics.clone()
+    for number in range(4):
+        path = tmp_path / str(number)
+        if number < 3:
+            with pytest.raises(Stopped):  # in the step after, whose epoch is not kept
+                go(path, options, progress=StopAt(number + 2))
+        else:
+            go(path, options)
+        found = checkpoint.load(RunDir(path) / CHECKPOINT)
+        assert found.step == number + 1 and found.ema is not None
+        weight = 1 - min(0.2, (1 + number) / (10 + number))
+        theta.lerp_(found.theta, weight)
+        statistics.lerp_(found.statistics, weight)
+        assert torch.equal(found.ema[0], theta)
+        assert torch.equal(found.ema[1], statistics)
+
+
+def test_the_average_is_what_is_evaluated(tmp_path: Path) -> None:
+    val = nets.split_of(SPEC, 300, seed=1)
+    go(tmp_path, nets.options(epochs=8, ema=0.97, lr=0.3, recipe=Recipe.PLAIN), val_split=val)
+    found = checkpoint.load(RunDir(tmp_path) / CHECKPOINT)
+    images, normalize = to_device(val, "cpu"), Normalizer(nets.contract_of(SPEC))
+    average = found.averaged()
+    assert average is not None
+    scores = [accuracy(net.student, images, normalize) for net in (average, found.supernet())]
+    assert found.history[-1]["val_accuracy"] == scores[0] != scores[1]
 
 
 @pytest.mark.parametrize("recipe", [Recipe.PLAIN, Recipe.NETDISTILLER])
@@ -135,9 +170,11 @@ def test_bf16_rounds_the_passes_and_keeps_weights_in_fp32() -> None:
     for precision in Precision:
         options = nets.options(precision=precision, clip_norm=0.0)
         net = make(options)
-        step(net, options, x, y)
+        figures = step(net, options, x, y)
         nets_.append(net)
     fine, coarse = nets_
+    loss = torch.tensor(figures["teacher_loss"])
+    assert loss.bfloat16() != loss  # losses in fp32: more digits than bf16 has
     assert coarse.theta.dtype is coarse.grad.dtype is coarse.statistics.dtype is torch.float32
     difference = (fine.grad - coarse.grad).norm() / fine.grad.norm()
     assert 1e-3 < difference < 0.2

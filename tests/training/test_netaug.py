@@ -21,12 +21,14 @@ from ndtool.training import checkpoint
 from ndtool.training.augment import Normalizer
 from ndtool.training.batches import Shuffled, to_device
 from ndtool.training.build import BoundLayer, Network, _apply, bind, forward, is_statistic
+from ndtool.training.channels import sort_channels
 from ndtool.training.recalibrate import (
     RECALIBRATION_IMAGES,
     recalibrate,
     recalibration_batches,
 )
 from ndtool.training.recipes import METHODS
+from ndtool.training.recipes import netaug as recipe
 from ndtool.training.recipes.method import Method, Targets
 from ndtool.training.recipes.netaug import widths_vary
 from ndtool.training.schedule import Moment
@@ -367,12 +369,30 @@ def test_channels_are_sorted_at_the_start_of_an_epoch_while_widths_vary(tmp_path
         assert torch.equal(net.theta, before)
     assert method.before_epoch(net, Moment(3, 12))
     assert not torch.equal(net.theta, before)
-    # A run whose average would otherwise mix channels: before the second epoch it begins anew.
+    # A run that does nothing else. Its average would mix channels: it begins anew there.
     go(tmp_path, netaug(epochs=4, ema=0.999, lr=1e-12), spec=NET)
     found = checkpoint.load(RunDir(tmp_path) / CHECKPOINT)
     average, net = found.averaged(), found.supernet()
     assert average is not None
+    gen = generator(0, Use.INIT)
+    ordered = Supernet(NET, rates=(), augmented=True, generator=gen)
+    assert not torch.allclose(net.theta, ordered.theta, atol=1e-6)
+    sort_channels(ordered)
+    assert torch.allclose(net.theta, ordered.theta, atol=1e-6)
     assert torch.allclose(average.theta, net.theta[net.student_index], atol=1e-6)
+
+
+def test_each_step_of_a_run_draws_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, bool]] = []
+
+    def noted(spec: ArchSpec, gen: torch.Generator, *, vary_widths: bool) -> ArchSpec:
+        drawn.append((gen.initial_seed(), vary_widths))
+        return draw(spec, gen, vary_widths=vary_widths)
+
+    monkeypatch.setattr(recipe, "draw", noted)
+    go(tmp_path, netaug(epochs=4), spec=NET)  # of 3 steps each
+    seeds = [generator(0, Use.WIDTHS, step).initial_seed() for step in range(12)]
+    assert drawn[:12] == [(seed, step < 6) for step, seed in enumerate(seeds)]
 
 
 def test_parts_of_a_batch_add_up(tmp_path: Path) -> None:

@@ -22,21 +22,24 @@ from small_runs import (
     go,
 )
 
-from ndtool import console
-from ndtool.errors import ConfigError, DataError, InputError
+from ndtool.errors import ConfigError
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, TRAIN_LOG, RunDir
-from ndtool.training import checkpoint
-from ndtool.training import train as train_module
+from ndtool.training import checkpoint, checks
 from ndtool.training.loop import HISTORY_COLUMNS
 from ndtool.training.schedule import steps_per_epoch
-from ndtool.training.train import find_device
 from ndtool.types import Recipe, StudentLoss
 
 
 def test_files_history_and_result(tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    result = go(tmp_path, nets.options(threads=2))
-    assert torch.get_num_threads() == before
+    threads: set[int] = set()
+
+    class Watch:
+        def update(self, done: int, note: str = "") -> None:
+            threads.add(torch.get_num_threads())
+
+    result = go(tmp_path, nets.options(threads=2), progress=Watch())
+    assert threads == {2} and torch.get_num_threads() == before
     written = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
     assert written == sorted((CHECKPOINT, BEST, HISTORY, TRAIN_LOG)) == sorted(result.files)
     with (tmp_path / HISTORY).open(newline="") as handle:
@@ -106,105 +109,15 @@ def test_resume_of_a_finished_run_does_nothing(tmp_path: Path) -> None:
     assert again == replace(first, resumed_from=3)
 
 
-def test_resume_refuses_another_training(tmp_path: Path) -> None:
-    options = nets.options(epochs=2)
-    go(tmp_path, options)
-    other_data = nets.split_of(SPEC, TRAIN_COUNT, seed=5)
-    with pytest.raises(ConfigError, match=r"another training: data differ"):
-        go(tmp_path, options, resume=True, train_split=other_data)
-    with pytest.raises(ConfigError, match="another training: epochs, lr, surgery differ") as caught:
-        go(tmp_path, replace(options, epochs=3, lr=0.2, surgery=False), resume=True)
-    assert caught.value.code == "train.resume"
-    with pytest.raises(ConfigError, match="spec, contract, data differ"):
-        go(tmp_path, options, resume=True, spec=nets.ds_spec(classes=4))
-
-
-def test_resume_under_another_torch_warns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    go(tmp_path, nets.options(epochs=1))
-    monkeypatch.setattr(torch, "__version__", "9.9.9")
-    monkeypatch.setattr(console.STATE, "warnings", [])
-    go(tmp_path, nets.options(epochs=1), resume=True)
-    assert "this is 9.9.9" in capsys.readouterr().err
-    assert console.STATE.warnings[0][0] == "train.torch-version"
-
-
-def test_resume_from_a_broken_checkpoint_is_refused(tmp_path: Path) -> None:
-    go(tmp_path, nets.options(epochs=1))
-    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="not a checkpoint of ndtool"):
-        go(tmp_path, nets.options(epochs=1), resume=True)
-
-
 def test_a_huge_rate_stops_with_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = nets.options(lr=1e12, warmup=0.0, clip_norm=0.0, epochs=40)
-    monkeypatch.setattr(train_module, "TRAIN_BOUNDS", {})  # a rate that the bounds keep out
+    monkeypatch.setattr(checks, "TRAIN_BOUNDS", {})  # a rate that the bounds keep out
     with pytest.raises(ConfigError, match="training diverged") as caught:
         go(tmp_path, options)
     assert caught.value.code == "train.diverged"
     assert "--lr" in caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("changes", "where"),
-    [
-        ({"epochs": 0}, "--epochs"),
-        ({"batch_size": 1}, "--batch-size"),
-        ({"lr": float("nan")}, "--lr"),
-        ({"lr": 0.0}, "--lr"),
-        ({"warmup": 1.0}, "--warmup"),
-        ({"momentum": 1.0}, "--momentum"),
-        ({"weight_decay": -1.0}, "--weight-decay"),
-        ({"label_smoothing": 1.0}, "--label-smoothing"),
-        ({"clip_norm": float("inf")}, "--clip-norm"),
-        ({"expand": (1,)}, "--expand"),
-        ({"expand": (9,)}, "--expand"),
-        ({"expand": (3, 3)}, "--expand"),
-        ({"expand": (2, 3, 4, 5)}, "--expand"),
-        ({"expand": ()}, "--expand"),
-        ({"teacher_start": 0.6, "teacher_stop": 0.5}, "--teacher-stop"),
-        ({"accumulate": 3}, "--batch-size"),
-        ({"accumulate": 8}, "--batch-size"),
-        ({"crop_px": -1}, "--crop"),
-        ({"seed": -1}, "--seed"),
-        ({"uncertainty": -0.1}, "--uncertainty"),
-        ({"threads": -1}, "--threads"),
-        ({"device": "cuda:99"}, "--device"),
-        ({"device": "gpu\x1b[2J"}, "--device"),
-    ],
-)
-def test_options_out_of_bounds(tmp_path: Path, changes: dict[str, object], where: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        go(tmp_path, nets.options(**changes))
-    assert caught.value.where == where
-    assert "\x1b" not in str(caught.value)
-    assert not list(tmp_path.iterdir())  # nothing half-written
-
-
-def test_splits_must_fit_the_contract(tmp_path: Path) -> None:
-    options = nets.options()
-    with pytest.raises(DataError, match="1 training images, at least 2"):
-        go(tmp_path, options, train_split=nets.split_of(SPEC, 1))
-    with pytest.raises(DataError, match="0 validation images"):
-        go(tmp_path, options, val_split=nets.split_of(SPEC, 0))
-    bad = nets.split_of(SPEC, 8)
-    bad.labels[3] = SPEC.classes
-    with pytest.raises(DataError, match="training images do not fit"):
-        go(tmp_path, options, train_split=bad)
-    wide = nets.split_of(nets.ds_spec(size_px=16), 8)
-    with pytest.raises(DataError, match="validation images do not fit"):
-        go(tmp_path, options, val_split=wide)
-
-
-def test_devices() -> None:
-    assert find_device("cpu") == torch.device("cpu")
-    assert find_device("auto").type in ("cpu", "cuda")
-    for name in ("", "CPU", "cuda:", "cuda:-1", "cuda:1e1", "cuda:99999999", "mps"):
-        with pytest.raises(ConfigError):
-            find_device(name)
 
 
 SCRIPT = """

@@ -21,14 +21,16 @@ from ndtool.arch import Act, ArchSpec
 from ndtool.contract import mean_std_normalize
 from ndtool.data.types import Split
 from ndtool.errors import ConfigError, InputError
+from ndtool.identity import train_key
 from ndtool.models import make_spec
 from ndtool.options import TrainOptions
-from ndtool.prepare import IMAGENET_MEAN, IMAGENET_STD, open_with_contract, prepare, train_key
+from ndtool.prepare import IMAGENET_MEAN, IMAGENET_STD, open_with_contract, prepare
 from ndtool.rundir import BEST, CHECKPOINT, MANIFEST, RunDir
-from ndtool.training import checkpoint
-from ndtool.training import train as train_module
+from ndtool.training import checkpoint, collectives
+from ndtool.training import start as start_module
 from ndtool.training.augment import Normalizer
 from ndtool.training.checkpoint import Checkpoint
+from ndtool.training.checks import check_options
 from ndtool.training.freeze import frozen_names, in_head
 from ndtool.training.graphs import GraphedSteps
 from ndtool.training.recipes import METHODS
@@ -36,7 +38,7 @@ from ndtool.training.recipes.method import Figures, Targets
 from ndtool.training.schedule import Moment
 from ndtool.training.step import train_step
 from ndtool.training.supernet import Supernet
-from ndtool.training.train import check_options, train
+from ndtool.training.train import train
 from ndtool.training.transfer import load_start, start_from
 from ndtool.types import Freeze, Part, Recipe
 
@@ -270,6 +272,16 @@ def test_after_freeze_epochs_everything_moves(tmp_path: Path, plain: Path, freez
     assert_held(half, plain, freeze)
     go(broken, options, spec=FIVE, train_split=images, resume=True)
     assert_same_weights(tmp_path / "whole", broken)
+
+
+def test_held_statistics_are_not_averaged_over_processes(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are equal everywhere, and the mean of three equal numbers need not be one of them."""
+    sizes: list[int] = []
+    monkeypatch.setattr(collectives, "average_", lambda flat: sizes.append(len(flat)))
+    made = frozen_run(tmp_path, plain, Freeze.NORMS, epochs=3, freeze_epochs=2)
+    assert sizes == [len(made.statistics)]  # in the third epoch
 
 
 @pytest.mark.parametrize("stop", [8, 20])
@@ -521,7 +533,7 @@ def test_a_resumed_run_does_not_start_anew(
     def never(*_: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(train_module, "load_start", never)
+    monkeypatch.setattr(start_module, "load_start", never)
     go(tmp_path / "run", options, resume=True)
     start.write_bytes(start.read_bytes() + b"\n")
     with pytest.raises(ConfigError, match="init_sha256 differ"):

@@ -1,14 +1,28 @@
-"""Losses that several recipes use; each a scalar or one value a sample, in nats."""
+"""Losses that several recipes use, in nats."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
+
+from ndtool.training.recipes.method import Figures, Loss, Targets
 
 
 def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Mean cross-entropy of logits (N, K) with smoothed labels (N,)."""
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def label_pass(name: str, smoothing: float) -> Loss:
+    """A network that learns from the labels alone; its figure `name` is the loss."""
+
+    def loss(logits: Tensor, targets: Targets, _: Sequence[Tensor]) -> tuple[Tensor, Figures]:
+        value = label_loss(logits, targets.labels, smoothing)
+        return value, {name: value.detach()}
+
+    return loss
 
 
 def divergence(logits: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ndtool.options import TrainOptions
 from ndtool.training.channels import sort_channels
 from ndtool.training.gradients import add_gradients
-from ndtool.training.recipes.losses import label_loss
+from ndtool.training.recipes.losses import label_loss, label_pass
 from ndtool.training.recipes.method import Figures, Method, Pass, Targets
 from ndtool.training.schedule import Moment
 from ndtool.training.seeds import Use, generator
@@ -29,19 +29,11 @@ AUGMENTED: Final = "augmented_loss"
 def method(options: TrainOptions, classes: int) -> Method:
     """Student pass, then the drawn network's."""
 
-    def value(logits: Tensor, targets: Targets) -> Tensor:
-        return label_loss(logits, targets.labels, options.label_smoothing)
-
-    def student(logits: Tensor, targets: Targets, _: Sequence[Tensor]) -> tuple[Tensor, Figures]:
-        loss = value(logits, targets)
-        return loss, {STUDENT: loss.detach()}
-
-    def augmented(logits: Tensor, targets: Targets, _: Sequence[Tensor]) -> tuple[Tensor, Figures]:
-        loss = value(logits, targets)
-        return loss, {AUGMENTED: loss.detach()}
+    student = label_pass(STUDENT, options.label_smoothing)
+    augmented = label_pass(AUGMENTED, options.label_smoothing)
 
     def twice(logits: Tensor, targets: Targets, _: Sequence[Tensor]) -> tuple[Tensor, Figures]:
-        loss = value(logits, targets)
+        loss = label_loss(logits, targets.labels, options.label_smoothing)
         return 2 * loss, {STUDENT: loss.detach(), AUGMENTED: loss.detach()}
 
     def passes(net: Supernet, moment: Moment) -> tuple[Pass, ...]:

@@ -24,7 +24,7 @@ from ndtool.training.gradients import (
     project_gradients,
 )
 from ndtool.training.recipes import plain
-from ndtool.training.recipes.losses import divergence, entropy, label_loss
+from ndtool.training.recipes.losses import divergence, entropy, label_loss, label_pass
 from ndtool.training.recipes.method import Figures, Loss, Method, Pass, Targets
 from ndtool.training.schedule import Moment, Teaching
 from ndtool.training.supernet import Supernet
@@ -37,7 +37,7 @@ KL_SHARE: Final = "kl_share"  # of samples that learn from the wider network
 def method(options: TrainOptions, classes: int) -> Method:
     """Teacher pass, assistants, student pass, surgery; each option of 1.2 and 1.3 switchable."""
     teaching = Teaching(options.teacher_start, options.teacher_stop, options.teacher_every)
-    wide = _with_external(_label_pass("teacher_loss", options), options)
+    wide = _with_external(label_pass("teacher_loss", options.label_smoothing), options)
     assistant = _with_external(_narrow_pass("assistant_loss", options, classes), options)
     student = _with_external(_narrow_pass(STUDENT, options, classes), options)
     rates = tuple(sorted(options.expand, reverse=True))
@@ -63,14 +63,6 @@ def method(options: TrainOptions, classes: int) -> Method:
 def uncertainty_threshold(share: float, classes: int) -> float:
     """T = f ln K in nats: the paper's 3.75 is .543 of ln 1000 (1.4)."""
     return share * math.log(classes)
-
-
-def _label_pass(name: str, options: TrainOptions) -> Loss:
-    def loss(logits: Tensor, targets: Targets, _: Sequence[Tensor]) -> tuple[Tensor, Figures]:
-        value = label_loss(logits, targets.labels, options.label_smoothing)
-        return value, {name: value.detach()}
-
-    return loss
 
 
 def _narrow_pass(name: str, options: TrainOptions, classes: int) -> Loss:
@@ -106,7 +98,7 @@ def _narrow_pass(name: str, options: TrainOptions, classes: int) -> Loss:
         case StudentLoss.MIX:
             return mix
         case StudentLoss.CE:
-            return _label_pass(name, options)
+            return label_pass(name, smoothing)
 
 
 def _with_external(loss: Loss, options: TrainOptions) -> Loss:

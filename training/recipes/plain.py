@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor
-
 from ndtool.options import TrainOptions
 from ndtool.training.gradients import add_gradients
-from ndtool.training.recipes.losses import label_loss
-from ndtool.training.recipes.method import Figures, Method, Pass, Targets
+from ndtool.training.recipes.losses import label_pass
+from ndtool.training.recipes.method import Method, Pass
 from ndtool.training.schedule import Moment
 from ndtool.training.supernet import Supernet
 
@@ -17,9 +13,7 @@ from ndtool.training.supernet import Supernet
 def method(options: TrainOptions, classes: int) -> Method:
     """One pass with cross-entropy."""
 
-    def loss(logits: Tensor, targets: Targets, _: Sequence[Tensor]) -> tuple[Tensor, Figures]:
-        value = label_loss(logits, targets.labels, options.label_smoothing)
-        return value, {"student_loss": value.detach()}
+    loss = label_pass("student_loss", options.label_smoothing)
 
     def passes(net: Supernet, moment: Moment) -> tuple[Pass, ...]:
         return (Pass(net.student, loss),)
