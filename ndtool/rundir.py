@@ -80,6 +80,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Raises:
         InputError: `path` is a folder, device or pipe. A link is replaced, not followed.
+        OSError: it cannot be written; names `path`.
     """
     if not path.is_symlink() and path.exists() and not path.is_file():
         raise InputError(
@@ -96,6 +97,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:  # a full disk names no file, and nobody knows the temporary one
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -468,12 +472,12 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Keep a second writer out; the system releases the lock of a process that dies.
 
-        Temporary files that a killed writer left are removed.
+        Temporary files that a killed writer left are removed, and at the end the folder itself
+        where nothing was written: a refusal leaves no trace.
 
         Raises:
             InputError: another live process writes here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / LOCK
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise InputError(
@@ -498,12 +502,18 @@ class RunDir:
         finally:
             path.unlink(missing_ok=True)  # while it is still ours
             handle.close()
+            with contextlib.suppress(OSError):  # it holds something, as it nearly always does
+                self.path.rmdir()
 
 
 def _acquire(path: Path) -> IO[bytes] | None:
     """The locked file, or None when another process has it."""
     while True:
-        handle = path.open("ab")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = path.open("ab")
+        except FileNotFoundError:  # the owner before us had nothing to keep, and its folder is gone
+            continue
         if not _try_lock(handle):
             handle.close()
             return None

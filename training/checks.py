@@ -51,12 +51,20 @@ def _check_together(options: TrainOptions) -> None:
     bad = None
     if not distinct or not all(low <= rate <= high for rate in rates):
         text = ",".join(map(str, rates))
-        bad = ("--expand", f"{text} are no widths", f"use 1 to {MAX_RATES} of {low} to {high}")
+        bad = (
+            "--expand",
+            f"{text} are no widths",
+            f"use 1 to {MAX_RATES} from {low} to {high}, each once",
+        )
     elif options.freeze is not Freeze.NONE and options.recipe not in (Recipe.PLAIN, Recipe.KD):
         what = f"{options.recipe.value} trains wider networks on the weights that this would keep"
         bad = ("--freeze", what, "use --recipe plain or kd")
     elif options.freeze is not Freeze.NONE and not options.init_from:
-        bad = ("--freeze", "fresh weights are not worth keeping", "name what to --init-from")
+        bad = (
+            "--freeze",
+            "fresh weights are not worth keeping",
+            "name trained ones with --init-from",
+        )
     elif options.freeze_epochs and options.freeze is Freeze.NONE:
         bad = ("--freeze-epochs", "nothing is frozen", "add --freeze backbone or norms")
     elif options.augment is Augmentation.RESIZED_CROP and not options.loaders:

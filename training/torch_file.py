@@ -1,8 +1,9 @@
 """Files in torch's zip format, read as hostile; the only caller of `torch.load`.
 
-Checked in this order: size, zip directory (stored entries that add up), the pickle's opcodes (no
-class but plain tensors), `torch.load(weights_only=True)`. Memory stays within a few times the
-file's size; names, types and shapes are the caller's to check.
+Checked in this order: size, zip directory (stored entries that add up), the entries' checksums
+(torch itself compares none), the pickle's opcodes (no class but plain tensors),
+`torch.load(weights_only=True)`. Memory stays within a few times the file's size; names, types and
+shapes are the caller's to check.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ _CLASSES: Final = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"}
 _BUILDERS: Final = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
 # What zipfile, pickletools and torch's restricted unpickler raise on bytes that are not theirs.
 _BROKEN: Final = (
-    zipfile.BadZipFile,
     NotImplementedError,
     ArithmeticError,
     AttributeError,
@@ -62,6 +62,8 @@ def load_torch_file(
         return torch.load(  # noqa: TID251  (this is the module that the ban points to)
             io.BytesIO(data), map_location="cpu", weights_only=True
         )
+    except zipfile.BadZipFile:
+        raise refused("cut off, damaged or of another kind") from None
     except _BROKEN as error:
         raise refused(f"unreadable, {type(error).__name__}") from None
     except MemoryError:
@@ -69,7 +71,7 @@ def load_torch_file(
 
 
 def _container_problem(data: bytes, classes: Collection[str], max_entries: int) -> str:
-    """Compressed or overlapping entries, or a pickle that names any class but those; "" if none."""
+    """Compressed, overlapping or damaged entries, or a pickle of other classes; "" if none."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
@@ -77,6 +79,8 @@ def _container_problem(data: bytes, classes: Collection[str], max_entries: int) 
             return "its zip directory is not one of torch's"
         if sum(entry.file_size for entry in entries) > len(data):
             return "its entries are larger than the file"
+        if archive.testzip() is not None:
+            return "damaged, its bytes do not match their checksum"
         pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
             return "it has no table of its own"

@@ -18,7 +18,7 @@ from ndtool.errors import InputError
 from ndtool.machine import Place
 from ndtool.options import TrainOptions
 from ndtool.prepare import prepare
-from ndtool.training import collectives
+from ndtool.training import collectives, loop
 from ndtool.training.train import train
 from ndtool.types import Part
 
@@ -43,6 +43,7 @@ def _work(rank: int, folder: Path, trainings: Mapping[str, TrainOptions]) -> Non
         rank=rank, world=WORLD, local_rank=rank, local_world=WORLD, store=folder / "store"
     )
     collectives.join(place, torch.device("cpu"))
+    loop.EVAL_BATCH = 8  # type: ignore[misc]  # several, so that each process has its own
     for name, options in trainings.items():
         _train(name, options, folder)
     seen = {check.__name__: check(rank) for check in CHECKS}

@@ -35,7 +35,9 @@ def network(spec: ArchSpec, *, seed: int = 0, rates: tuple[int, ...] = ()) -> Su
     return net
 
 
-def save_checkpoint(path: Path, net: Supernet, contract: Contract) -> Path:
+def save_checkpoint(
+    path: Path, net: Supernet, contract: Contract, *, ema: Supernet | None = None
+) -> Path:
     """A checkpoint before its first epoch."""
     spec, rates = net.layout.specs[-1], net.layout.rates[:-1]
     identity = Identity(
@@ -48,7 +50,7 @@ def save_checkpoint(path: Path, net: Supernet, contract: Contract) -> Path:
         threads=1,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(path, TrainState(net=net, ends=(1,)), identity)
+    checkpoint.save(path, TrainState(net=net, ema=ema, ends=(1,)), identity)
     return path
 
 

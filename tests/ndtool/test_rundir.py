@@ -205,6 +205,24 @@ def test_lock_keeps_a_second_writer_out(run: RunDir) -> None:
     assert not (run / LOCK).exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_names_the_file(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ndtool.rundir._temporary", lambda _: Path("/dev/full"))
+    monkeypatch.setattr(Path, "unlink", lambda *_args, **_rest: None)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run.write_text("a.txt", "x")
+    assert caught.value.filename == str(run / "a.txt")
+
+
+def test_a_writer_that_writes_nothing_leaves_no_folder(run: RunDir) -> None:
+    with run.lock():
+        assert (run / LOCK).exists()
+    assert not run.path.exists()
+    with run.lock():
+        run.write_text("kept", "x")
+    assert [path.name for path in run.path.iterdir()] == ["kept"]
+
+
 def test_lock_of_a_killed_process_is_free(run: RunDir) -> None:
     code = (
         "import sys, time; from pathlib import Path; from ndtool.rundir import RunDir\n"

@@ -318,7 +318,7 @@ def test_random_bytes_and_cut_files_are_refused(
 def test_one_changed_byte_is_refused_or_harmless(
     good: bytes, place: Path, at: int, value: int
 ) -> None:
-    """Any byte of the table and the directory; those of the tensors are numbers."""
+    """Any byte of the table and the directory; for those of the tensors see below."""
     table = good.index(b"data.pkl")
     directory = good.index(b"PK\x01\x02")
     places = [*range(table + 2000), *range(directory, len(good))]
@@ -343,3 +343,12 @@ def test_a_hostile_table_of_names_stays_small(tmp_path: Path) -> None:
     torch.save(value, buffer)
     path.write_bytes(buffer.getvalue())
     refuse(path, "not a table")
+
+
+def test_weights_that_changed_on_their_way_are_refused(good: bytes, place: Path) -> None:
+    """torch.load alone compares no checksum, and would train on from noise."""
+    theta = Supernet(SPEC, rates=(2,), generator=torch.Generator().manual_seed(0)).theta
+    broken = bytearray(good)
+    broken[good.index(theta.numpy().tobytes()) + 3] ^= 1
+    place.write_bytes(bytes(broken))
+    refuse(place, "checksum")

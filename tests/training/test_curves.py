@@ -78,6 +78,31 @@ def test_panels_of_each_recipe(
     assert panels[0].lines[0].values == tuple(100 * (r["val_accuracy"] or 0) for r in rows)
 
 
+def test_each_line_shows_its_own_column() -> None:
+    figures = {column: (number + 1) / 64 for number, column in enumerate(HISTORY_COLUMNS)}
+    shown = {
+        (panel.title, line.name): line.values[0]
+        for panel in plan_panels([row(**figures)])
+        for line in panel.lines
+    }
+    columns = {
+        ("accuracy on the validation part, %", "student"): ("val_accuracy", 100),
+        ("accuracy on the validation part, %", "teacher"): ("val_accuracy_teacher", 100),
+        ("training loss, nats", "student"): ("student_loss", 1),
+        ("training loss, nats", "assistant"): ("assistant_loss", 1),
+        ("training loss, nats", "teacher"): ("teacher_loss", 1),
+        ("training loss, nats", "drawn network"): ("augmented_loss", 1),
+        ("learning rate at the epoch's end", ""): ("lr", 1),
+        ("gradient norm before clipping", ""): ("grad_norm", 1),
+        ("steps with a clipped gradient, %", ""): ("clipped_share", 100),
+        ("seconds of an epoch", ""): ("seconds", 1),
+        ("layers whose gradients conflict, %", ""): ("conflict_rate", 100),
+        ("largest coefficient of surgery, |c|", ""): ("largest_c", 1),
+        ("samples that learn from the teacher, %", ""): ("kl_share", 100),
+    }
+    assert shown == {key: scale * figures[column] for key, (column, scale) in columns.items()}
+
+
 def test_the_best_epoch_is_the_first_of_a_tie() -> None:
     rows = [row(val_accuracy=score) for score in (0.2, 0.7, 0.7, 0.5)]
     (panel,) = plan_panels(rows)

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import nets
@@ -28,7 +29,7 @@ from ndtool.machine import Place, place_from
 from ndtool.options import TrainOptions
 from ndtool.prepare import Prepared, prepare
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, RunDir
-from ndtool.training import checkpoint
+from ndtool.training import checkpoint, collectives
 from ndtool.training.augment import Normalizer
 from ndtool.training.batches import TrainBatches, to_device
 from ndtool.training.checkpoint import Checkpoint
@@ -40,6 +41,7 @@ from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.method import Targets
 from ndtool.training.schedule import Moment, make_schedule
 from ndtool.training.seeds import Use, generator
+from ndtool.training.stage import train_stage
 from ndtool.training.start import require_same_run
 from ndtool.training.step import sgd_nesterov
 from ndtool.training.supernet import Supernet
@@ -80,10 +82,13 @@ def options_of(data: Path, name: str = "", *, epochs: int = 3) -> TrainOptions:
     return TrainOptions(**(fixed | RUNS.get(name, {})))  # type: ignore[arg-type]
 
 
+LATE = "no-teacher"
 RUNS: dict[str, dict[str, object]] = {
     "surgery-ud-clip": {"clip_norm": 0.8, "uncertainty": 0.95},
     "accumulate-ema": {"accumulate": 2, "ema": 0.9, "student_loss": "mix"},
     "netaug": {"recipe": Recipe.NETAUG, "model": "resnet8"},
+    "plain": {"recipe": Recipe.PLAIN, "ema": 0.9},
+    LATE: {"teacher_start": 1.0, "ema": 0.9},
 }
 
 
@@ -127,6 +132,7 @@ class Shards:
         self.normalize = Normalizer(prepared.contract, "cpu")
         self.train = prepared.source.load(Part.TRAIN, prepared.contract)
         self.val = prepared.source.load(Part.VAL, prepared.contract)
+        self.losses: list[list[float]] = []  # of the student: by epoch, of each part
 
     def run(self) -> None:
         options, step = self.options, 0
@@ -137,6 +143,7 @@ class Shards:
             _,
         ):
             for epoch in range(options.epochs):
+                self.losses.append([])
                 if self.method.before_epoch is not None:
                     self.method.before_epoch(self.net, Moment(step, schedule.ends[0]))
                 for pixels, labels in batches.epoch(epoch, options.batch_size):
@@ -174,7 +181,9 @@ class Shards:
             made: list[Tensor] = []
             for one in self.method.passes(self.net, moment):
                 logits = one.width(self.normalize(images), training=True)
-                loss, _ = one.loss(logits, Targets(targets), made)
+                loss, figures = one.loss(logits, Targets(targets), made)
+                if "student_loss" in figures:
+                    self.losses[-1].append(float(figures["student_loss"]))
                 (loss if parts == 1 else loss / parts).backward()
                 made.append(logits.detach())
 
@@ -212,10 +221,12 @@ def assert_same_state(two: Checkpoint, one: Shards) -> None:
         student = averaged.student
     val = to_device(one.val, "cpu")
     assert two.history[-1]["val_accuracy"] == accuracy(student, val, one.normalize)
+    means = [fmean(losses) for losses in one.losses]  # parts of equal size
+    assert [row["student_loss"] for row in two.history] == pytest.approx(means, rel=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [name for name in RUNS if name != LATE])
 def test_two_processes_give_the_bits_of_one(
     tmp_path: Path, data: Path, joint: Joint, name: str
 ) -> None:
@@ -227,6 +238,17 @@ def test_two_processes_give_the_bits_of_one(
         assert 0 < (rows[-1]["kl_share"] or 0) < 1
         assert (rows[-1]["conflict_rate"] or 0) > 0
         assert 0 < sum(row["clipped_share"] or 0 for row in rows) < 3
+
+
+@pytest.mark.slow
+def test_steps_without_a_teacher_are_plain_ones_in_two_processes_too(joint: Joint) -> None:
+    """Both kinds of network take part: the plain steps are made on buffers of their own."""
+    plain, late = (checkpoint.load(joint.folder / name / CHECKPOINT) for name in ("plain", LATE))
+    expected, got = (found.supernet().student_tensors() for found in (plain, late))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert plain.ema is not None and late.ema is not None
+    assert all(torch.equal(a, b) for a, b in zip(plain.ema, late.ema, strict=True))
+    assert [row["grad_norm"] for row in plain.history] == [row["grad_norm"] for row in late.history]
 
 
 @pytest.mark.slow
@@ -412,6 +434,25 @@ def test_processes_that_differ_are_refused_alike(seen: list[dict[str, Any]]) -> 
     assert "do not agree: option extend_epochs (" in seen[0]["one_fact_more"][1]
     for one in seen:
         assert [found[0] for found in one["other_weights"]] == ["train.processes-apart"] * 3
+
+
+def test_what_processes_must_have_alike(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before anything is read, when it is read, and after each epoch."""
+    told: list[object] = []
+    monkeypatch.setattr(collectives, "require_same", lambda facts: told.append(set(facts)))
+    monkeypatch.setattr(
+        collectives, "require_same_weights", lambda theta: told.append(theta.numel())
+    )
+    prepared = prepare(options_of(data, epochs=2), name="x", out=tmp_path)
+    alone = Place(rank=0, world=1, local_rank=0, local_world=1)
+    train_stage(prepared, {}, force=False, resume=False, place=alone)
+    facts, pixels, *weights = told
+    assert isinstance(facts, set)
+    assert {"option lr", "option recipe", "network", "ndtool", "torch", "pillow"} <= facts
+    assert pixels == {"pixels of the images"}
+    assert weights == [len(checkpoint.load(prepared.run / CHECKPOINT).theta)] * 2
 
 
 # -- where a process stands ----------------------------------------------------------------------

@@ -75,6 +75,13 @@ def test_a_checkpoint_gives_its_students_own_logits_to_the_bit(tmp_path: Path) -
     assert made.std(0).min() > 1e-3  # not all images alike
 
 
+def test_an_averaged_student_teaches_where_there_is_one(tmp_path: Path) -> None:
+    net, average = (teachers.network(RGB, seed=seed) for seed in (1, 2))
+    path = teachers.save_checkpoint(tmp_path / "t.pt", net, CONTRACT, ema=average)
+    made = open_teacher(f"checkpoint:{path}", CONTRACT, CPU, threads=1)(crops())
+    assert torch.equal(made, own_logits(average, crops()))
+
+
 def test_a_run_folder_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
     nets_ = {name: teachers.network(RGB, seed=k) for k, name in enumerate((BEST, CHECKPOINT))}
     for name, net in nets_.items():
@@ -206,6 +213,23 @@ def test_a_softmax_is_undone(tmp_path: Path) -> None:
     torch.testing.assert_close(made, logits.log_softmax(1), rtol=0, atol=1e-5)
     warmer = [(z / 3).softmax(1) for z in (made, logits)]  # at any temperature
     torch.testing.assert_close(*warmer, rtol=0, atol=1e-5)
+
+
+def test_it_runs_on_as_many_threads_as_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = teachers.linear_onnx(("n", 3, 8, 8))
+    used: list[int] = []
+    begin = onnx_teacher._open_session
+
+    def noted(data: bytes, threads: int) -> object:
+        session = begin(data, threads)
+        used.append(session.get_session_options().intra_op_num_threads)
+        return session
+
+    monkeypatch.setattr(onnx_teacher, "_open_session", noted)
+    open_teacher(saved(tmp_path, model), CONTRACT, CPU, threads=3)
+    assert used == [3]
 
 
 def second_input(model: onnx.ModelProto) -> None:
@@ -383,7 +407,7 @@ def test_weights_that_are_not_the_networks(tmp_path: Path) -> None:
     refuse(torchvision_network("squeezenet1_1"), "more than numbers and tensors")
     refuse(good | {"features.0.bias": torch.full((64,), torch.nan)}, "not finite")
     path.write_bytes(b"not a zip file")
-    with pytest.raises(InputError, match="not a file of weights: unreadable"):
+    with pytest.raises(InputError, match="not a file of weights: cut off, damaged"):
         open_teacher(text, CONTRACT, CPU, threads=1)
     with pytest.raises(ConfigError, match="no classification network 'fasterrcnn_resnet50_fpn'"):
         open_teacher(f"torchvision:fasterrcnn_resnet50_fpn:{path}", CONTRACT, CPU, threads=1)

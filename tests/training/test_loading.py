@@ -18,12 +18,12 @@ from ndtool.data.folder import Decoder, FolderSource, Listed, open_folder
 from ndtool.data.folder_scan import ImageFile
 from ndtool.data.image import quiet_pillow
 from ndtool.data.readers import Chunk, Plain, Read, read_chunk
-from ndtool.data.types import U8, DataOptions, Split
+from ndtool.data.types import U8, Augment, DataOptions, Split
 from ndtool.errors import ConfigError, DataError, raise_all
 from ndtool.models import make_spec
 from ndtool.rundir import CHECKPOINT, RunDir
 from ndtool.training import checkpoint, collectives, loading
-from ndtool.training.batches import Batch, EvalBatches, TrainBatches
+from ndtool.training.batches import Batch, EvalBatches, Shuffled, TrainBatches, to_device
 from ndtool.training.checks import check_options
 from ndtool.training.loading import open_batches
 from ndtool.training.resized_crop import ResizedCrop
@@ -140,6 +140,36 @@ def test_streamed_batches_are_those_from_memory(
     assert evaluated == -(-len(listed[1]) // batch_size)
 
 
+@pytest.mark.parametrize(("crop", "flip"), [(0, False), (3, False), (0, True), (2, True)])
+def test_the_options_decide_how_images_vary(
+    source: FolderSource,
+    here: None,
+    crop: int,
+    flip: bool,  # noqa: FBT001
+) -> None:
+    part = source.load(Part.TRAIN, CONTRACT)
+    images, _ = opened(part, part, crop_px=crop, flip=flip, seed=4)
+    expected = Shuffled(to_device(part, CPU), Augment(crop_px=crop, flip=flip), 4)
+    assert equal(images.epoch(1, 6), expected.epoch(1, 6)) == len(part) // 6
+
+
+def test_as_many_processes_as_asked_for_decode(
+    source: FolderSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Counted(Here):
+        def __init__(self, processes: int, *, preload: Sequence[str] = ()) -> None:
+            asked.append(processes)
+
+    monkeypatch.setattr(loading, "Readers", Counted)
+    part = source.listed(Part.TRAIN, CONTRACT)
+    for loaders in (1, 3):
+        with open_batches(part, part, options=nets.options(loaders=loaders), device=CPU):
+            pass
+    assert asked == [1, 3]
+
+
 def test_each_process_reads_its_own_share_only(
     source: FolderSource, here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,14 +263,14 @@ def test_a_streamed_epoch_of_windows_is_that_of_its_samples(
     source: FolderSource, here: None, torchvision: None
 ) -> None:
     part, val = source.listed(Part.TRAIN, CONTRACT), source.load(Part.VAL, CONTRACT)
-    options = {"augment": Augmentation.RESIZED_CROP, "crop_px": 0, "flip": True}
+    options = {"augment": Augmentation.RESIZED_CROP, "crop_px": 0, "flip": True, "seed": 6}
     batches, _ = opened(part, val, **options)
     by_size = {
         size: torch.cat([pixels for pixels, _ in batches.epoch(2, size)])[:12] for size in (3, 12)
     }
     assert torch.equal(by_size[3], by_size[12])
-    order = loading.epoch_order(len(part), seed=0, epoch=2)[:12].tolist()
-    alone = [window(windows(source), part.files[row], row, 2) for row in order]
+    order = loading.epoch_order(len(part), seed=6, epoch=2)[:12].tolist()
+    alone = [window(windows(source, seed=6), part.files[row], row, 2) for row in order]
     assert np.array_equal(by_size[12].numpy(), np.stack(alone))
 
 

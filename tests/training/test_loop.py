@@ -16,6 +16,7 @@ from ndtool.options import TRAIN, TrainOptions
 from ndtool.training import batches, loop
 from ndtool.training.augment import Draws, Normalizer
 from ndtool.training.batches import Arrays, Shuffled, to_device
+from ndtool.training.graphs import make_steps
 from ndtool.training.loop import HISTORY_COLUMNS, External, TrainState, accuracy, fit
 from ndtool.training.metrics import EpochFigures
 from ndtool.training.recipes import METHODS
@@ -177,14 +178,13 @@ def test_the_outer_teacher_sees_the_very_crops_of_the_student(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shown: list[Tensor] = []
-    single = loop.make_steps
 
     def external(pixels: Tensor) -> Tensor:
         shown.append(pixels.clone())
         return pixels[:, 0, :3, 0].float()  # (B, K): of each image its own
 
     def watched(options: TrainOptions, normalize: Normalizer) -> Callable[..., object]:
-        step = single(options, normalize)
+        step = make_steps(options, normalize)
 
         def make(
             net: Supernet, method: Method, pixels: Tensor, targets: Targets, **rest: Any
@@ -203,7 +203,7 @@ def test_the_outer_teacher_sees_the_very_crops_of_the_student(
     assert len(same) == 16 and not all(same)  # augmented
     # It is not run where nobody listens.
     shown.clear()
-    monkeypatch.setattr(loop, "make_steps", single)
+    monkeypatch.setattr(loop, "make_steps", make_steps)
     taught = {"external": external, "teacher": "checkpoint:x", "teacher_every": 3}
     run_fit(monkeypatch, [0.1, 0.2], Recipe.NETDISTILLER, **taught)  # type: ignore[arg-type]
     assert len(shown) == 2  # of 4 steps
