@@ -205,7 +205,7 @@ def test_lock_keeps_a_second_writer_out(run: RunDir) -> None:
     assert not (run / LOCK).exists()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_names_the_file(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ndtool.rundir._temporary", lambda _: Path("/dev/full"))
     monkeypatch.setattr(Path, "unlink", lambda *_args, **_rest: None)
