@@ -190,13 +190,14 @@ def _draw(axes: Any, panel: Panel, epochs: int) -> None:
         axes.legend(frameon=False, fontsize="small")
     finite = [value for line in panel.lines for value in line.values if math.isfinite(value)]
     low, high = min(finite), max(finite)
-    if panel.logarithmic and low > 0:
+    # Within a decade a logarithmic axis has but one or two numbers on it.
+    if panel.logarithmic and low > 0 and high >= 10 * low:
         axes.set_yscale("log")
         between = (1, 2, 5) if high / low < 10**DECADES else (1,)
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=between))
         axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
-    elif panel.from_zero and low >= 0 and high > 0:
-        axes.set_ylim(0, ROOM * high)
+    elif (panel.from_zero or panel.logarithmic) and low >= 0:
+        axes.set_ylim(0, ROOM * (high or 1.0))  # of nothing but zeros, matplotlib shows -0.05 too
     axes.set_xlim(0.5, epochs + 0.5)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=6, min_n_ticks=1))

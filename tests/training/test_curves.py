@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ndtool.options import TrainOptions
 from ndtool.rundir import RunDir
-from ndtool.training.curves import COLUMNS, LARGEST, draw_curves, plan_panels
+from ndtool.training.curves import COLUMNS, LARGEST, _figure, draw_curves, plan_panels
 from ndtool.training.loop import HISTORY_COLUMNS, HistoryRow
 from ndtool.training.train import train
 from ndtool.types import Recipe, StudentLoss
@@ -156,3 +156,23 @@ def test_long_histories_stay_small() -> None:
     rows = [row(epoch=e, lr=0.1, val_accuracy=(e * 37 % 101) / 101) for e in range(1, 5001)]
     assert len(draw_curves(rows)) < 2_000_000
     assert COLUMNS == 3
+
+
+def numbers_beside(rows: list[HistoryRow], title: str) -> list[float]:
+    """The numbers on the vertical axis of the panel `title`, from below."""
+    axes = next(
+        a for a in _figure(plan_panels(rows), len(rows)).axes if a.get_title("left") == title
+    )
+    low, high = axes.get_ylim()
+    return [tick for tick in axes.get_yticks() if low <= tick <= high]
+
+
+@pytest.mark.parametrize("largest", [0.8, 1.5, 7.9, 8.0, 90.0, 1e4])
+def test_every_axis_has_numbers_to_read_it_by(largest: float) -> None:
+    rows = [row(epoch=1, grad_norm=0.8), row(epoch=2, grad_norm=largest)]
+    assert len(numbers_beside(rows, "gradient norm before clipping")) >= 3
+
+
+def test_an_axis_of_zeros_starts_at_zero() -> None:
+    rows = [row(epoch=1, clipped_share=0.0), row(epoch=2, clipped_share=0.0)]
+    assert min(numbers_beside(rows, "steps with a clipped gradient, %")) == 0
