@@ -17,10 +17,10 @@ def write_history(run: RunDir, rows: Sequence[HistoryRow]) -> None:
     writer.writerow(HISTORY_COLUMNS)
     writer.writerows(["" if v is None else f"{v:.8g}" for v in row.values()] for row in rows)
     run.write_text(HISTORY, table.getvalue())
-    run.write_text(TRAIN_LOG, "".join(f"{_epoch_line(row)}\n" for row in rows))
+    run.write_text(TRAIN_LOG, "".join(f"{epoch_line(row)}\n" for row in rows))
 
 
-def _epoch_line(row: HistoryRow) -> str:
+def epoch_line(row: HistoryRow) -> str:
     """One epoch for people: accuracies in percent."""
     parts = [f"epoch {row['epoch']:.0f}"]
     for column, name in (("student_loss", "loss"), ("teacher_loss", "teacher loss")):

@@ -297,15 +297,24 @@ def _fit(prepared: Prepared, images: Split | Listed, validation: Split | Listed)
 
 @contextmanager
 def _watching(run: RunDir, *, scalars: bool) -> Iterator[Watch]:
-    """Draw the curves of a training when it ends, in whatever way; keep TensorBoard's `scalars`."""
+    """Tell each epoch with -v, draw the curves at the end, in whatever way it comes.
+
+    And keep TensorBoard's `scalars`.
+    """
     from ndtool.training.curves import draw_curves
+    from ndtool.training.history import epoch_line
     from ndtool.training.tensorboard import open_events
 
     rows: list[HistoryRow] = []
+    begun = False
     with ExitStack() as stack:
         events = stack.enter_context(open_events(run / TENSORBOARD)) if scalars else None
 
         def watch(history: Sequence[HistoryRow]) -> None:
+            nonlocal begun
+            if begun:  # the first call brings what a resumed run begins with
+                console.detail(epoch_line(history[-1]))
+            begun = True
             rows[:] = history
             if events is not None:
                 events.update(history)

@@ -10,7 +10,7 @@ from ndtool import console
 from ndtool.cli.params import Force, Name, Out, Resume, build, origins, verb
 from ndtool.cli.processes import find_place, joined, train_in_processes
 from ndtool.machine import Place
-from ndtool.options import TRAIN, TrainOptions
+from ndtool.options import READ_BY, TRAIN, WORD_OF, TrainOptions
 
 
 @verb(TRAIN)
@@ -78,6 +78,7 @@ def _train_run(
     from ndtool.prepare import prepare
 
     prepared = prepare(options, name=name, out=out)
+    _tell_unread(options, given)
     if options.target:
         from ndtool.export.fit import require_fits
 
@@ -102,3 +103,16 @@ def _train_run(
         document["step_ratio"] = result.step_ratio
         document["plain_epochs"] = round(result.step_ratio * result.epochs)
     return run, document
+
+
+def _tell_unread(options: TrainOptions, given: dict[str, str]) -> None:
+    """Name the flags that the recipe does not read."""
+    unread = [
+        f"--{WORD_OF.get(field, field).replace('_', '-')}"
+        for field, origin in given.items()
+        if origin == "flag" and options.recipe not in READ_BY.get(field, (options.recipe,))
+    ]
+    if unread:
+        console.warn(
+            "train.not-read", f"{', '.join(unread)}: not read by --recipe {options.recipe.value}"
+        )

@@ -200,3 +200,13 @@ def test_an_interrupted_run_has_its_curves(
     assert done.code == 130
     assert (RUN / CURVES).read_bytes() != before
     monkeypatch.undo()
+
+
+def test_v_shows_each_new_epoch_and_unread_flags_are_named(command: Command) -> None:
+    done = train(command, "--extend-epochs", "2", "-v", "--kd-weight", ".5", "--expand", "3")
+    shown = [line for line in done.err.splitlines() if re.match(r"epoch \d", line)]
+    assert [line.split("  ")[0] for line in shown] == ["epoch 3", "epoch 4"]
+    log = (RUN / "train/train.log").read_text().splitlines()
+    assert shown == log[2:]
+    assert "--kd-weight: not read by --recipe netdistiller [train.not-read]" in done.err
+    assert "--expand" not in done.err  # which it does read
