@@ -56,6 +56,7 @@ ARTIFACTS: Final = (CONTRACT, LABELS, STUDENT, STUDENT_SPEC, ONNX, RANGES, TFLIT
 LOCK: Final = ".lock"
 GIT_TIMEOUT_S: Final = 10
 MAX_KEYS: Final = 5  # of metrics.json named in a problem
+LOCK_ATTEMPTS: Final = 1000  # to open a lock whose folder others remove
 MAX_JSON_BYTES: Final = 64 * 1024 * 1024
 MAX_CHECKPOINT_BYTES: Final = 2 * 1024**3
 
@@ -508,11 +509,17 @@ class RunDir:
 
 def _acquire(path: Path) -> IO[bytes] | None:
     """The locked file, or None when another process has it."""
+    missed = 0
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle = path.open("ab")
-        except FileNotFoundError:  # the owner before us had nothing to keep, and its folder is gone
+        except (FileNotFoundError, FileExistsError):
+            # The owner before us had nothing to keep, and took the folder away under our hands; a
+            # link to nowhere or a file of that name looks the same, but stays.
+            missed += 1
+            if missed == LOCK_ATTEMPTS:
+                raise
             continue
         if not _try_lock(handle):
             handle.close()

@@ -60,18 +60,23 @@ def direct_tflm(model: bytes, x: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
+EARLIER: set[int] = set()  # children that the tests before left: Python keeps its fork server
+
+
 @pytest.fixture(autouse=True)
 def _no_other_child() -> None:
     """The oracle of other tests in this process would be counted among the children."""
     stop_tflm()
+    EARLIER.clear()
+    EARLIER.update(children())
 
 
 def children() -> list[int]:
-    """Process ids of this process's children."""
+    """Process ids of this process's children, those of the running test alone."""
     found: list[int] = []
     for task in Path("/proc/self/task").iterdir():
         found += map(int, (task / "children").read_text().split())
-    return found
+    return [child for child in found if child not in EARLIER]
 
 
 # --- ONNX -----------------------------------------------------------------------------------------

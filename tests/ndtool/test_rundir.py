@@ -527,3 +527,9 @@ def test_read_bounded_refuses_devices_and_large_files(tmp_path: Path) -> None:
 )
 def test_slug(text: str, made: str) -> None:
     assert slug(text) == made
+
+
+def test_a_run_folder_that_is_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / "missing" / "too")
+    with pytest.raises(OSError, match="run"), RunDir(tmp_path / "run").lock():
+        pass
