@@ -77,9 +77,15 @@ from datasets import cifar100_npz, subset_npz
 from train_step import machine
 
 from ndtool.errors import NdError
+from ndtool.files import (
+    write_atomic,
+)
 from ndtool.options import TrainOptions
 from ndtool.prepare import Prepared, prepare
-from ndtool.rundir import package_versions, slug, write_atomic
+from ndtool.rundir import (
+    package_versions,
+    slug,
+)
 from ndtool.training.augment import Normalizer
 from ndtool.training.cost import step_ratio
 from ndtool.training.devices import find_device

@@ -16,11 +16,20 @@ from ablation_rows import FORMS, TEACHER, WIDE, Job
 from ndtool import console
 from ndtool.arch import ArchSpec, count_macs, count_parameters, expand
 from ndtool.cli.app import app
-from ndtool.cli.params import build
+from ndtool.cli.verbs import (
+    build,
+)
 from ndtool.errors import NdError
+from ndtool.files import (
+    write_atomic,
+)
 from ndtool.options import TRAIN, TrainOptions
 from ndtool.prepare import Prepared, prepare
-from ndtool.rundir import BEST, CHECKPOINT, RunDir, write_atomic
+from ndtool.rundir import (
+    BEST,
+    CHECKPOINT,
+    RunDir,
+)
 from ndtool.training import checkpoint
 from ndtool.training.augment import Normalizer
 from ndtool.training.batches import Arrays, to_device

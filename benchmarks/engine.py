@@ -30,8 +30,10 @@ from ndtool.export.project_stage import codegen_file
 from ndtool.export.runners import run_int8
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.export.toolchain import version_of
+from ndtool.files import (
+    sha256_bytes,
+)
 from ndtool.options import CODEGEN
-from ndtool.rundir import sha256_bytes
 from ndtool.types import Runtime
 
 HERE = Path(__file__).resolve().parent

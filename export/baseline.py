@@ -14,6 +14,10 @@ from ndtool.errors import ConfigError, GateError, raise_all
 from ndtool.export.c_sizes import DEFAULT_CORE
 from ndtool.export.checking import Gathered, check_run, gather
 from ndtool.export.student import load_student_spec
+from ndtool.files import (
+    require_writable,
+    sha256_bytes,
+)
 from ndtool.gates.accept import (
     Change,
     Comparison,
@@ -30,7 +34,10 @@ from ndtool.gates.evidence import Evidence, Known
 from ndtool.gates.rules import judge_folder, judge_models, require_judged
 from ndtool.gates.verdict import Judgement, Verdict
 from ndtool.options import CheckOptions
-from ndtool.rundir import STUDENT_SPEC, RunDir, require_writable, sha256_bytes
+from ndtool.rundir import (
+    STUDENT_SPEC,
+    RunDir,
+)
 from ndtool.types import Policy, Runtime
 
 # Gates that a run must pass to be accepted, whatever the bounds are (users.md, 5.5)

@@ -31,7 +31,14 @@ from ndtool.export.codegen.project import MAX_MARKER_BYTES, SCHEMA
 from ndtool.export.codegen.strings import c_string
 from ndtool.export.int8.ir import Graph, TensorId
 from ndtool.export.tflite.reader import read_tflite
-from ndtool.rundir import read_bounded, sha256_bytes, sha256_file, stays_inside
+from ndtool.files import (
+    read_bounded,
+    sha256_bytes,
+    sha256_file,
+)
+from ndtool.rundir import (
+    stays_inside,
+)
 
 ARRAY: Final = "array"  # the template without an engine
 POSIX: Final = "posix"

@@ -36,6 +36,10 @@ from ndtool.export.runners import choose_runtime
 from ndtool.export.student import load_student, load_student_spec
 from ndtool.export.tflite.lint import Finding, Severity, lint
 from ndtool.export.tflite.reader import read_tflite
+from ndtool.files import (
+    json_text,
+    sha256_bytes,
+)
 from ndtool.gates.verdict import HopRow
 from ndtool.options import ExportOptions
 from ndtool.quant.pixels import input_quantization, normalize_pixels
@@ -52,9 +56,7 @@ from ndtool.rundir import (
     RunDir,
     StageKey,
     StageOutput,
-    json_text,
     run_stage,
-    sha256_bytes,
 )
 from ndtool.types import Converter, Part
 

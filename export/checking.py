@@ -38,6 +38,10 @@ from ndtool.export.run_data import evaluation_set
 from ndtool.export.student import load_student_spec
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.export.verify_run import judged_projects, predict_c
+from ndtool.files import (
+    read_bounded,
+    sha256_bytes,
+)
 from ndtool.gates.baseline import Bounds
 from ndtool.gates.baseline_file import load_known
 from ndtool.gates.evidence import Evidence, Folder, Known, NoC
@@ -52,8 +56,6 @@ from ndtool.rundir import (
     Manifest,
     RunDir,
     Value,
-    read_bounded,
-    sha256_bytes,
 )
 from ndtool.types import Hop, Policy, Sha256
 

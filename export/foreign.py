@@ -14,6 +14,10 @@ from ndtool.errors import ContractError, InputError
 from ndtool.export.graph.from_onnx import read_onnx
 from ndtool.export.graph.ir import Conv, FloatGraph, FullyConnected
 from ndtool.export.run_data import require_labels
+from ndtool.files import (
+    read_bounded,
+    sha256_bytes,
+)
 from ndtool.rundir import (
     CONTRACT,
     LABELS,
@@ -22,9 +26,7 @@ from ndtool.rundir import (
     StageKey,
     StageOutput,
     Value,
-    read_bounded,
     run_stage,
-    sha256_bytes,
 )
 
 MAX_ONNX_BYTES: Final = 512 * 1024 * 1024

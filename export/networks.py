@@ -34,6 +34,9 @@ from ndtool.export.fit import Design
 from ndtool.export.graph.from_onnx import read_onnx
 from ndtool.export.student import load_student_spec, load_train_spec
 from ndtool.export.tflite.reader import read_tflite
+from ndtool.files import (
+    read_bounded,
+)
 from ndtool.models import MODELS
 from ndtool.models.own import is_own_model
 from ndtool.rundir import (
@@ -45,7 +48,6 @@ from ndtool.rundir import (
     RunDir,
     find_run,
     is_run,
-    read_bounded,
 )
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024

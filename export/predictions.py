@@ -18,7 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndtool.errors import InputError
-from ndtool.rundir import read_bounded, write_atomic
+from ndtool.files import (
+    read_bounded,
+    write_atomic,
+)
 
 I64 = NDArray[np.int64]
 Outputs = NDArray[Any]  # (N, K) int8 or float32

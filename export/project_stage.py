@@ -21,6 +21,9 @@ from ndtool.export.int8.ir import op_name
 from ndtool.export.layers import op_macs
 from ndtool.export.run_data import evaluation_set, open_run_data, present_data
 from ndtool.export.tflite.reader import read_tflite
+from ndtool.files import (
+    read_bounded,
+)
 from ndtool.options import CodegenOptions
 from ndtool.rundir import (
     CODEGEN,
@@ -31,7 +34,6 @@ from ndtool.rundir import (
     StageKey,
     StageOutput,
     Value,
-    read_bounded,
     run_stage,
 )
 

@@ -26,7 +26,10 @@ from ndtool.export.graph.fold import not_finite
 from ndtool.export.graph.ir import F32
 from ndtool.export.graph.onnx_file import parse_model
 from ndtool.export.onnx_session import onnx_refusals, open_session
-from ndtool.rundir import json_text, read_bounded
+from ndtool.files import (
+    json_text,
+    read_bounded,
+)
 from ndtool.types import Sha256
 
 BATCH: Final = 32

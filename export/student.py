@@ -5,7 +5,15 @@ from __future__ import annotations
 from ndtool.arch import ArchSpec, parse_spec
 from ndtool.errors import InputError, require
 from ndtool.export.graph.ir import F32
-from ndtool.rundir import SPEC, STUDENT, STUDENT_SPEC, RunDir, read_bounded
+from ndtool.files import (
+    read_bounded,
+)
+from ndtool.rundir import (
+    SPEC,
+    STUDENT,
+    STUDENT_SPEC,
+    RunDir,
+)
 
 MAX_STUDENT_BYTES = 1024 * 1024 * 1024
 

@@ -30,6 +30,9 @@ from ndtool.export.int8.ir import Graph, op_name
 from ndtool.export.layers import op_macs
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.export.verify_run import ON_HOST
+from ndtool.files import (
+    read_bounded,
+)
 from ndtool.options import CODEGEN as DEFAULTS
 from ndtool.options import CodegenOptions
 from ndtool.rundir import (
@@ -42,7 +45,6 @@ from ndtool.rundir import (
     StageKey,
     StageRow,
     Value,
-    read_bounded,
 )
 from ndtool.targets import Fit, Need, Target, built_in_targets, find_target, judge_fit, load_targets
 from ndtool.types import Hop

@@ -45,6 +45,10 @@ from ndtool.export.verify import (
     make_samples,
     require_bounded,
 )
+from ndtool.files import (
+    sha256_bytes,
+    sha256_file,
+)
 from ndtool.options import VerifyOptions
 from ndtool.quant.pixels import quantize_pixels
 from ndtool.rundir import (
@@ -57,8 +61,6 @@ from ndtool.rundir import (
     StageOutput,
     Value,
     run_stage,
-    sha256_bytes,
-    sha256_file,
 )
 from ndtool.types import Runtime
 

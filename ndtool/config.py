@@ -16,8 +16,14 @@ from pathlib import Path
 from typing import Final
 
 from ndtool.errors import ConfigError, InputError
+from ndtool.files import (
+    read_bounded,
+)
 from ndtool.options import WORD_OF
-from ndtool.rundir import CONFIG, RunDir, read_bounded
+from ndtool.rundir import (
+    CONFIG,
+    RunDir,
+)
 
 NAME: Final = "ndtool.toml"
 BOARDS: Final = "boards"  # the table that is no verb's

@@ -18,6 +18,10 @@ from ndtool.config import load_recorded, load_run_table, write_config
 from ndtool.console import csv_cell, info, visible
 from ndtool.data.types import source_sha256
 from ndtool.errors import ConfigError, InputError
+from ndtool.files import (
+    read_bounded,
+    sha256_bounded,
+)
 from ndtool.options import MAX_EXTENSIONS, NOT_COMPARED, READ_BY, TRAIN_BOUNDS, TrainOptions
 from ndtool.prepare import Prepared
 from ndtool.rundir import (
@@ -34,8 +38,6 @@ from ndtool.rundir import (
     StageKey,
     Value,
     checkpoint_file,
-    read_bounded,
-    sha256_bounded,
 )
 from ndtool.teacher import read_teacher
 from ndtool.types import Sha256

@@ -19,11 +19,12 @@ from ndtool.arch import ArchSpec
 from ndtool.options import TrainOptions
 from ndtool.training import collectives
 from ndtool.training.augment import Normalizer
+from ndtool.training.freeze import hold_frozen
 from ndtool.training.graphs import make_steps
 from ndtool.training.loop import External
 from ndtool.training.recipes import plain
 from ndtool.training.recipes.method import Method, Targets
-from ndtool.training.schedule import Moment, Schedule
+from ndtool.training.schedule import Moment, Schedule, run_ends
 from ndtool.training.supernet import Supernet
 from ndtool.types import Recipe
 
@@ -59,6 +60,7 @@ def step_ratio(
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=rng).to(device)
     labels = torch.randint(0, spec.classes, (images,), generator=rng).to(device)
     steps, total = schedule.ends[0], schedule.ends[-1]
+    epochs = run_ends(options)[-1]
     launch = make_steps(options, normalize)
 
     def steps_of(one: Method) -> Callable[[int], None]:
@@ -68,7 +70,9 @@ def step_ratio(
             soft = external(pixels) if external is not None and one.external else None
             targets = Targets(labels, soft)
             # All over the run: the networks that a recipe draws change with its course.
-            moment = Moment(int(total * (pair * GOLDEN % 1)), steps)
+            course = pair * GOLDEN % 1
+            moment = Moment(int(total * course), steps)
+            hold_frozen(net, options, int(epochs * course))
             # A rate of 0 keeps the weights: the cost is the same, and nothing can diverge.
             launch(net, one, pixels, targets, moment=moment, lr=0.0)
 

@@ -179,7 +179,7 @@ def _read(prepared: Prepared, *, force: bool) -> tuple[Split | Listed, Split | L
     """The training and the validation part, and all else that must be good before it begins."""
     require("torch")
     require("matplotlib")  # not found missing after hours of training
-    from ndtool.training.checks import check_graphs, check_options
+    from ndtool.training.checks import check_graphs, check_options, check_splits
     from ndtool.training.devices import find_device
     from ndtool.training.external import open_teacher
     from ndtool.training.transfer import load_start
@@ -191,7 +191,9 @@ def _read(prepared: Prepared, *, force: bool) -> tuple[Split | Listed, Split | L
         open_teacher(prepared.options.teacher, prepared.contract, device, threads=1)
     if prepared.options.init_from and (force or not prepared.run.has(CHECKPOINT)):
         load_start(prepared.options.init_from, prepared.spec, prepared.contract)
-    return open_parts(prepared)
+    images, validation = open_parts(prepared)
+    check_splits(prepared.contract, images, validation, prepared.options)
+    return images, validation
 
 
 def _begin_run(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> list[str]:

@@ -25,8 +25,10 @@ from ndtool.export.codegen.strings import (
     text_bytes,
 )
 from ndtool.export.int8.ir import Graph, Tensor, TensorId
+from ndtool.files import (
+    sha256_bytes,
+)
 from ndtool.quant.pixels import input_quantization, pixel_table
-from ndtool.rundir import sha256_bytes
 
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]

@@ -22,7 +22,11 @@ from ndtool.export.codegen.model import (
     marker_name,
     names_beside_others,
 )
-from ndtool.rundir import sha256_bytes, sha256_file, write_atomic
+from ndtool.files import (
+    sha256_bytes,
+    sha256_file,
+    write_atomic,
+)
 
 SCHEMA: Final = "ndtool.project/1"
 MAX_MARKER_BYTES: Final = 16 * 1024 * 1024

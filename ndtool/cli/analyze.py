@@ -14,10 +14,12 @@ from ndtool.cli.params import (
     Strides,
     Target,
     Width,
-    config_files,
     not_empty,
-    origins,
     size_bytes,
+)
+from ndtool.cli.verbs import (
+    config_files,
+    origins,
     verb,
 )
 from ndtool.console import visible
@@ -85,7 +87,12 @@ def analyze(
     """
     from ndtool.export.fit import Design, Room, require_plannable
     from ndtool.export.networks import load_network, spec_network
-    from ndtool.rundir import require_outputs, run_folder
+    from ndtool.files import (
+        require_outputs,
+    )
+    from ndtool.rundir import (
+        run_folder,
+    )
     from ndtool.targets import find_target, load_targets
 
     given = origins(ctx)
@@ -194,7 +201,9 @@ def _report(
     """Print figures, layers and verdicts; exit 4 when the one board is too small."""
     from ndtool.export.analyze import DEFAULT_CORE, analysis_csv
     from ndtool.export.fit import fit_error, need_of, remedy_for
-    from ndtool.rundir import write_text_atomic
+    from ndtool.files import (
+        write_text_atomic,
+    )
 
     cores = dict.fromkeys(room.target.core for room in rooms) or {DEFAULT_CORE: None}
     of_core = {core: network.analyze(core) for core in cores}

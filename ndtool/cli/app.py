@@ -19,6 +19,7 @@ from ndtool.cli import (
     train,
     verify,
 )
+from ndtool.cli.processes import require_no_place
 
 app = typer.Typer(
     name="ndtool",
@@ -45,11 +46,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version.")
     ] = False,
 ) -> None:
     """From a folder of images to a network that runs, proven, on a microcontroller."""
+    if ctx.invoked_subcommand not in (None, "train"):
+        require_no_place(f"ndtool {ctx.invoked_subcommand}")
 
 
 app.command("run")(run.run)

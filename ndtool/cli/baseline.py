@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ndtool import console
-from ndtool.cli.params import EvalData, PolicyOpt, RunArg, RuntimeOpt, Workers, verb
+from ndtool.cli.params import (
+    EvalData,
+    PolicyOpt,
+    RunArg,
+    RuntimeOpt,
+    Workers,
+)
+from ndtool.cli.verbs import (
+    verb,
+)
 from ndtool.options import CHECK
 
 if TYPE_CHECKING:

@@ -10,10 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import EvalData, RunArg, build, config_files, verb
+from ndtool.cli.params import (
+    EvalData,
+    RunArg,
+)
+from ndtool.cli.verbs import (
+    build,
+    config_files,
+    verb,
+)
 from ndtool.errors import NdError
+from ndtool.files import (
+    require_outputs,
+)
 from ndtool.options import CHECK, CheckOptions
-from ndtool.rundir import require_outputs, run_folder
+from ndtool.rundir import (
+    run_folder,
+)
 
 if TYPE_CHECKING:
     from ndtool.gates.verdict import Verdict
@@ -139,7 +152,12 @@ def write_files(
     verdict: "Verdict", *, junit: Path | None, markdown: Path | None, began: time.struct_time
 ) -> None:
     """The verdict in other forms, also when a gate failed."""
-    from ndtool.rundir import package_versions, write_text_atomic
+    from ndtool.files import (
+        write_text_atomic,
+    )
+    from ndtool.rundir import (
+        package_versions,
+    )
 
     if junit is not None:
         from ndtool.gates.junit import junit_text
@@ -162,7 +180,12 @@ def write_refusal(
     seconds: float,
 ) -> None:
     """Why there is no verdict, in the forms that it would have had."""
-    from ndtool.rundir import package_versions, write_text_atomic
+    from ndtool.files import (
+        write_text_atomic,
+    )
+    from ndtool.rundir import (
+        package_versions,
+    )
 
     if junit is not None:
         from ndtool.gates.junit import refusal_junit

@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import EvalData, Force, build, inherit, origins, verb
+from ndtool.cli.params import (
+    EvalData,
+    Force,
+)
 from ndtool.cli.summary import end_if_too_large, next_baseline, print_summary
+from ndtool.cli.verbs import (
+    build,
+    inherit,
+    origins,
+    verb,
+)
 from ndtool.errors import ConfigError
 from ndtool.options import CODEGEN, CodegenOptions
 

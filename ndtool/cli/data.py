@@ -7,7 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import build, verb
+from ndtool.cli.verbs import (
+    build,
+    verb,
+)
 from ndtool.options import TRAIN
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="As for train --data.")]
@@ -20,8 +23,10 @@ Sheet = Annotated[
 def inspect(spec: Spec, out: Sheet = None, **values: Any) -> None:
     """Decode everything and tell what train would do with it; exit 2 if train would refuse."""
     from ndtool.data.inspect import contact_sheet, inspect_source, report_lines
+    from ndtool.files import (
+        write_atomic,
+    )
     from ndtool.prepare import prepare
-    from ndtool.rundir import write_atomic
 
     # The run folder that `prepare` names is not made here.
     prepared = prepare(build(TRAIN, values | {"data": spec}), name="", out=Path())

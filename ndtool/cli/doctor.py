@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from ndtool import console
-from ndtool.cli.params import verb
+from ndtool.cli.verbs import (
+    verb,
+)
 
 
 @verb()

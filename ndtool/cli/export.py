@@ -6,8 +6,18 @@ from typing import Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import EvalData, Force, Int8, build, inherit, origins, verb
+from ndtool.cli.params import (
+    EvalData,
+    Force,
+    Int8,
+)
 from ndtool.cli.summary import next_baseline, print_summary
+from ndtool.cli.verbs import (
+    build,
+    inherit,
+    origins,
+    verb,
+)
 from ndtool.errors import ConfigError
 from ndtool.options import EXPORT, ExportOptions
 

@@ -10,10 +10,19 @@ from ndtool import console
 from ndtool.cli.check import check_run, end_check, print_check
 from ndtool.cli.codegen import codegen_run, conclude
 from ndtool.cli.export import export_run
-from ndtool.cli.params import Force, Name, Out, Resume, Template, build_part, verb
-from ndtool.cli.processes import require_no_place
+from ndtool.cli.params import (
+    Force,
+    Name,
+    Out,
+    Resume,
+    Template,
+)
 from ndtool.cli.summary import end_if_too_large, next_baseline, print_summary
 from ndtool.cli.train import cost_text, train_run
+from ndtool.cli.verbs import (
+    build_part,
+    verb,
+)
 from ndtool.cli.verify import verify_run
 from ndtool.errors import NdError
 from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, VERIFY, VerifyOptions
@@ -34,7 +43,6 @@ def run(
 
     Every tensor of the C is verified on this machine, its outputs in QEMU where the tools are.
     """
-    require_no_place("ndtool run")
     if ctx.params.get("config") is not None:
         from ndtool.identity import require_trainable_config
 

@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from ndtool import console
-from ndtool.cli.params import Boards, config_files, verb
+from ndtool.cli.params import (
+    Boards,
+)
+from ndtool.cli.verbs import (
+    config_files,
+    verb,
+)
 from ndtool.targets import KEYS, Target, load_targets, uncertain
 
 CsvFile = Annotated[
@@ -28,7 +34,10 @@ def targets(ctx: typer.Context, boards: Boards = "", csv: CsvFile = None) -> Non
     are [boards.NAME] in ndtool.toml or in the file of --boards.
     """
     from ndtool.export.codegen.boards import BOARDS, DEFAULT_BOARD
-    from ndtool.rundir import require_outputs, write_text_atomic
+    from ndtool.files import (
+        require_outputs,
+        write_text_atomic,
+    )
 
     files = (Path(boards),) if boards else ()
     require_outputs({"--csv": csv}, inputs=[*files, *config_files(ctx)])

@@ -7,8 +7,18 @@ from typing import Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import Force, Name, Out, Resume, build, origins, verb
+from ndtool.cli.params import (
+    Force,
+    Name,
+    Out,
+    Resume,
+)
 from ndtool.cli.processes import find_place, joined, train_in_processes
+from ndtool.cli.verbs import (
+    build,
+    origins,
+    verb,
+)
 from ndtool.machine import Place
 from ndtool.options import READ_BY, TRAIN, WORD_OF, TrainOptions
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import Force, build, origins, verb
+from ndtool.cli.params import (
+    Force,
+)
+from ndtool.cli.verbs import (
+    build,
+    origins,
+    verb,
+)
 from ndtool.options import VERIFY, VerifyOptions
 
 if TYPE_CHECKING:

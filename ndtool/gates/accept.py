@@ -21,6 +21,9 @@ from ndtool.config import parse_toml, toml_value
 from ndtool.console import visible
 from ndtool.errors import ConfigError, GateError
 from ndtool.evaluate import Accuracy, recall_counts
+from ndtool.files import (
+    sha256_bytes,
+)
 from ndtool.gates.baseline import (
     MAX_SHARE,
     Accepted,
@@ -36,7 +39,6 @@ from ndtool.gates.baseline import (
 from ndtool.gates.baseline_file import known_keys, parse_decimal, plain, predictions_bytes, typed
 from ndtool.gates.evidence import Evidence, Folder, Known, Measured
 from ndtool.gates.paired import Discordant, compare_paired
-from ndtool.rundir import sha256_bytes
 from ndtool.types import Hop, Policy
 
 FLOOR_POINTS: Final = 2  # accuracy: under the present

@@ -18,9 +18,14 @@ import numpy as np
 from ndtool.config import parse_toml, toml_key, toml_value
 from ndtool.console import visible
 from ndtool.errors import ConfigError, GateError, NdError
+from ndtool.files import (
+    read_bounded,
+    sha256_bytes,
+    write_atomic,
+    write_text_atomic,
+)
 from ndtool.gates.baseline import SCHEMA, U16, Baseline, nearest, place, require_valid
 from ndtool.gates.evidence import Known
-from ndtool.rundir import read_bounded, sha256_bytes, write_atomic, write_text_atomic
 
 T = TypeVar("T")
 

@@ -15,7 +15,12 @@ from typer.core import TyperGroup
 from ndtool import console, environment
 from ndtool.cli.app import app
 from ndtool.cli.main import main
-from ndtool.cli.params import _GROUPS, _options_by_key
+from ndtool.cli.params import (
+    GROUPS,
+)
+from ndtool.cli.verbs import (
+    _options_by_key,
+)
 from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, WORD_OF
 
 Capture = pytest.CaptureFixture[str]
@@ -282,7 +287,7 @@ def test_what_this_machine_cannot_do_is_refused_before_a_run_is_touched(
 def test_keys_are_the_long_flags() -> None:
     root = typer.main.get_command(app)
     assert isinstance(root, TyperGroup)
-    for group in _GROUPS:
+    for group in GROUPS:
         command = root.commands[group.table]
         assert isinstance(command, typer.core.TyperCommand)
         keys = {option.name: key for key, option in _options_by_key(command).items()}

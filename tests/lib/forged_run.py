@@ -26,11 +26,20 @@ from ndtool.export.int8.ir import (
 from ndtool.export.project_stage import codegen_stage
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.export.tflite.writer import write_tflite
+from ndtool.files import (
+    json_text,
+    sha256_file,
+)
 from ndtool.gates.accept import Request, accept
 from ndtool.gates.baseline import Accepted
 from ndtool.gates.baseline_file import save_known
 from ndtool.options import CHECK, CODEGEN
-from ndtool.rundir import MANIFEST, TFLITE, RunDir, Value, json_text, sha256_file
+from ndtool.rundir import (
+    MANIFEST,
+    TFLITE,
+    RunDir,
+    Value,
+)
 
 
 def save_baseline(run: RunDir, path: Path, *, data: str = "", core: str = "") -> None:

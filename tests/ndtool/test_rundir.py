@@ -14,6 +14,13 @@ import pytest
 
 from ndtool import console
 from ndtool.errors import ConfigError, InputError
+from ndtool.files import (
+    read_bounded,
+    require_outputs,
+    require_writable,
+    sha256_file,
+    write_atomic,
+)
 from ndtool.rundir import (
     LABELS,
     LOCK,
@@ -24,14 +31,9 @@ from ndtool.rundir import (
     StageKey,
     StageOutput,
     find_run,
-    read_bounded,
-    require_outputs,
-    require_writable,
     run_folder,
     run_stage,
-    sha256_file,
     slug,
-    write_atomic,
 )
 from ndtool.types import Sha256
 
@@ -72,6 +74,7 @@ def test_second_time_is_up_to_date(run: RunDir, capsys: pytest.CaptureFixture[st
     ("change", "reason"),
     [
         ({"options": {"n": 2}}, "n 1 -> 2"),
+        ({"options": {"n": 1, "more": 3}}, "more none -> 3"),
         ({"version": 2}, "version 1"),
         ({"sources": {"data": Sha256("0" * 64)}}, "data changed"),
     ],
@@ -207,7 +210,7 @@ def test_lock_keeps_a_second_writer_out(run: RunDir) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_names_the_file(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ndtool.rundir._temporary", lambda _: Path("/dev/full"))
+    monkeypatch.setattr("ndtool.files._temporary", lambda _: Path("/dev/full"))
     monkeypatch.setattr(Path, "unlink", lambda *_args, **_rest: None)
     with pytest.raises(OSError, match="No space left") as caught:
         run.write_text("a.txt", "x")

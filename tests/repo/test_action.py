@@ -18,7 +18,15 @@ from command import CODE, ndtool
 from host_tools import require_tool
 from safetensors.numpy import load_file, save_file
 
-from ndtool.rundir import MANIFEST, STUDENT, TFLITE, json_text, sha256_file
+from ndtool.files import (
+    json_text,
+    sha256_file,
+)
+from ndtool.rundir import (
+    MANIFEST,
+    STUDENT,
+    TFLITE,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN, BASELINE = "examples/digits/ds-cnn", "examples/digits/main.toml"

@@ -16,8 +16,9 @@ from ndtool.training.graphs import SingleSteps
 from ndtool.training.loop import External
 from ndtool.training.recipes import METHODS
 from ndtool.training.schedule import Teaching, make_schedule
+from ndtool.training.supernet import Supernet
 from ndtool.training.train import TrainResult, train
-from ndtool.types import Recipe
+from ndtool.types import Freeze, Recipe
 
 SPEC = nets.ds_spec()
 CPU = torch.device("cpu")
@@ -114,6 +115,24 @@ def test_drawn_networks_are_measured_all_over_the_run(monkeypatch: pytest.Monkey
     assert len(seen) == 2 * (cost.MOST_PAIRS + 1)
     total = 40
     assert {4 * s // total for s in seen} == {0, 1, 2, 3} and max(seen) < total
+
+
+def test_what_is_frozen_in_the_run_is_frozen_in_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, bool]] = []
+
+    class Spy(SingleSteps):
+        def __call__(self, net: Supernet, *args: Any, **named: Any) -> Any:
+            seen.append((named["moment"].step / 40, net.held is not None))
+            return SingleSteps.__call__(self, net, *args, **named)
+
+    def soft(images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(images), SPEC.classes)
+
+    monkeypatch.setattr(cost, "make_steps", Spy)
+    monkeypatch.setattr(cost, "BUDGET_S", 1e9)
+    ratio(soft, recipe=Recipe.KD, freeze=Freeze.BACKBONE, freeze_epochs=1)  # of 4
+    assert all(held == (course < 0.25) for course, held in seen)
+    assert len({held for _, held in seen[::2]}) == len({held for _, held in seen[1::2]}) == 2
 
 
 def test_slow_steps_are_measured_in_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -573,5 +573,7 @@ def test_refused_before_anything_is_started(
         monkeypatch.setenv(name, value)
     other = ndtool_here(*words(data, nproc=3, epochs=1), where, capsys=capsys)
     assert other.code == 2 and "[train.nproc]" in other.err
-    whole = ndtool_here("run", "--data=digits", where, capsys=capsys)
-    assert whole.code == 2 and "[train.torchrun]" in whole.err
+    for other_verb in (["run", "--data=digits", where], ["check", tmp_path], ["baseline", "show"]):
+        alone = ndtool_here(*other_verb, capsys=capsys)
+        assert alone.code == 2 and f"ndtool {other_verb[0]} is no command" in alone.err
+        assert "[train.torchrun]" in alone.err

@@ -22,8 +22,10 @@ from ndtool.errors import ConfigError, ContractError
 from ndtool.export.codegen.engine_project import EngineModel, emit_engine, fnv1a
 from ndtool.export.codegen.model import names_beside_others
 from ndtool.export.codegen.strings import text_bytes
+from ndtool.files import (
+    sha256_bytes,
+)
 from ndtool.quant.pixels import quantize_pixels
-from ndtool.rundir import sha256_bytes
 
 pytestmark = pytest.mark.usefixtures("tflite_micro")
 ROOT = Path(__file__).parents[3]

@@ -15,6 +15,9 @@ from judging import LABELS, NOW, OTHER, TOOLS, TRUTH, make_evidence, make_folder
 
 from ndtool.errors import ConfigError, GateError
 from ndtool.evaluate import Accuracy
+from ndtool.files import (
+    sha256_bytes,
+)
 from ndtool.gates.accept import (
     Change,
     Request,
@@ -32,7 +35,6 @@ from ndtool.gates.baseline import Accepted, Bounds, Budget, Limit, Paired
 from ndtool.gates.baseline_file import baseline_text, parse_baseline, predictions_bytes
 from ndtool.gates.evidence import Known, Measured
 from ndtool.gates.rules import judge_folder, judge_models, require_judged
-from ndtool.rundir import sha256_bytes
 from ndtool.types import Hop, Policy
 
 ABOUT = Accepted(reason="a reason of words", tool="1.0", model="ds-cnn w1 32x32")

@@ -16,6 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndtool.errors import ConfigError, GateError, InputError, NdError
+from ndtool.files import (
+    sha256_bytes,
+)
 from ndtool.gates import rules
 from ndtool.gates.baseline import (
     MAX_COUNT,
@@ -42,7 +45,6 @@ from ndtool.gates.baseline_file import (
     save_known,
 )
 from ndtool.gates.evidence import Known
-from ndtool.rundir import sha256_bytes
 from ndtool.types import Policy, Sha256
 
 HASH = Sha256("0123456789abcdef" * 4)
