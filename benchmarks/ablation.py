@@ -53,7 +53,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,9 @@ from ndtool.rundir import (
     package_versions,
     slug,
 )
-from ndtool.training.augment import Normalizer
 from ndtool.training.cost import step_ratio
 from ndtool.training.devices import find_device
+from ndtool.training.images.augment import Normalizer
 from ndtool.training.memory import kept_memory
 from ndtool.training.recipes import METHODS
 from ndtool.training.schedule import Schedule
@@ -288,7 +288,8 @@ class Ratios:
         if row.form == BASELINE:
             return 1.0
         if variant not in self.known:
-            options = parse_options([*self._common, *FORMS[row.form], *as_flags(row.extra)])
+            flags = [*self._common, *FORMS[row.form], *as_flags(row.extra)]
+            options = replace(parse_options(flags), epochs=self._first.options.epochs)
             measured = [plain_steps_of(options, self._first) for _ in range(REPEATS)]
             self.known[variant] = round(statistics.median(measured), 3)
             write_json(self._path, self.known)
@@ -417,7 +418,7 @@ def write_table(
         "paper_table": arguments.table,
         "data": title,
         "set_up": set_up(first, arguments),
-        "command": command_line(arguments),
+        "command": command_line(arguments, asked),
         "machine": machine(find_device(first.options.device))
         | {"jobs": arguments.jobs}
         | package_versions(("torch", "numpy")),
@@ -448,15 +449,15 @@ def set_up(first: Prepared, arguments: argparse.Namespace) -> str:
     )
 
 
-def command_line(arguments: argparse.Namespace) -> str:
-    """The call that repeats the table; places are left out."""
+def command_line(arguments: argparse.Namespace, rows: Sequence[str]) -> str:
+    """The call that repeats the table of `rows`; places are left out."""
     kind, colon, _ = arguments.data.partition(":")
     words = ["--table", str(arguments.table), "--data", f"{kind}:..." if colon else kind]
     words += ["--epochs", str(arguments.epochs), "--seeds", ",".join(map(str, arguments.seeds))]
     if arguments.train_images:
         words += ["--train-images", str(arguments.train_images)]
-    if arguments.rows:
-        words += ["--rows", ",".join(arguments.rows)]
+    if list(rows) != list(TABLES[arguments.table]):
+        words += ["--rows", ",".join(rows)]
     for flag in arguments.flags:
         words += ["--set", flag.removeprefix("--")]
     return shlex.join(["python", "benchmarks/ablation.py", *words, "--out", "..."])

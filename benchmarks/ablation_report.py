@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ablation_rows import BASELINE, opponents, parse_row
+from ablation_rows import BASELINE, TAUGHT_FROM_OUTSIDE, TEACHER, opponents, parse_row
 from scipy import stats
 
 CONFIDENCE = 0.95
+SAME_TIME = 0.1  # of a row's, by which a plain row's may differ to be held against it
 ACCURACIES = ("test_last", "test_best")
 COSTS = ("cpu_s", "step_s", "step_ratio", "images_per_s", "gpu_percent", "arithmetic")
 
@@ -64,10 +65,12 @@ def by_row(results: Iterable[Result], order: Sequence[str]) -> dict[str, list[Re
 
 
 def compare(rows: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
-    """Each row against plain training, in percentage points."""
+    """Each row against plain training of as many epochs and of equal time, in percentage points."""
+    times = {name: _with_teacher(name, rows) for name in rows}
     compared = []
     for name in rows:
-        for other in opponents(parse_row(name), rows):
+        others = opponents(parse_row(name), rows) + _as_long(name, times)
+        for other in dict.fromkeys(others):
             line: dict[str, Any] = {"row": name, "minus": other}
             for key in ACCURACIES:
                 mine, theirs = (
@@ -77,6 +80,28 @@ def compare(rows: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
                 line[key] = None if found is None else _plain_difference(found)
             compared.append(line)
     return compared
+
+
+def _with_teacher(name: str, rows: Mapping[str, list[Result]]) -> float | None:
+    """Time of a row over the baseline's; that of its outer teacher, if it has one, included."""
+    plain = rows.get(BASELINE, [])
+    own = _relative(rows[name], plain)
+    if parse_row(name).form not in TAUGHT_FROM_OUTSIDE:
+        return own
+    taught = _relative(rows.get(TEACHER, []), plain)
+    return None if own is None or taught is None else own + taught
+
+
+def _as_long(name: str, times: Mapping[str, float | None]) -> list[str]:
+    """The plain rows that took as long as row `name`."""
+    own = times[name]
+    if own is None or parse_row(name).form in (BASELINE, TEACHER):
+        return []
+    return [
+        other
+        for other, time in times.items()
+        if parse_row(other).form == BASELINE and time and abs(time / own - 1) <= SAME_TIME
+    ]
 
 
 def _plain_difference(found: Difference) -> dict[str, Any]:
@@ -100,6 +125,7 @@ def tabulate(rows: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
             values = [r[key] for r in results if r[key] is not None]
             line[key] = round(statistics.fmean(values), 2) if values else None
         line["time_of_baseline"] = _relative(results, plain)
+        line["time_with_teacher"] = _with_teacher(name, rows)
         for key in ("conflict_rate", "kl_share"):
             ends = [r[key] for r in results if r[key] is not None]
             line[key] = [round(statistics.fmean(e), 2) for e in zip(*ends, strict=True)] or None
@@ -129,7 +155,8 @@ def page(document: Mapping[str, Any]) -> str:
         "Test accuracy of the float student in percent: mean +- standard deviation (n - 1) over the"
         " seeds, and each seed's value. *last*: after the last epoch; *best*: of the epoch that is"
         " best on the validation part. The test part was read once for each finished run. *time*:"
-        " of the training steps alone, over the baseline's. *step*: time of the run's mean step"
+        " of the training steps alone, over the baseline's; in brackets with that of the outer"
+        " teacher, which is trained first. *step*: time of the run's mean step"
         " over a plain one's, measured in turns with it at the end of the run. *arithmetic*: the"
         " same in multiply-accumulates.",
         "",
@@ -146,7 +173,7 @@ def page(document: Mapping[str, Any]) -> str:
             _accuracy(line, "test_best"),
             _number(line["train_last"]),
             _number(line["val_teacher"]),
-            _number(line["time_of_baseline"]),
+            _time(line),
             _number(line["step_ratio"]),
             _number(line["arithmetic"]),
             _number(line["cpu_s"], 0),
@@ -181,6 +208,11 @@ def _accuracy(line: Mapping[str, Any], key: str) -> str:
     sd = "" if line[f"{key}_sd"] is None else f" +- {line[f'{key}_sd']:.2f}"
     values = ", ".join(f"{value:.2f}" for value in line[f"{key}_values"])
     return f"{line[key]:.2f}{sd} ({values})"
+
+
+def _time(line: Mapping[str, Any]) -> str:
+    own, whole = line["time_of_baseline"], line["time_with_teacher"]
+    return _number(own) if own == whole else f"{_number(own)} ({_number(whole)})"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

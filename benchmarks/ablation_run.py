@@ -31,9 +31,9 @@ from ndtool.rundir import (
     RunDir,
 )
 from ndtool.training import checkpoint
-from ndtool.training.augment import Normalizer
-from ndtool.training.batches import Arrays, to_device
 from ndtool.training.devices import find_device
+from ndtool.training.images.augment import Normalizer
+from ndtool.training.images.batches import Arrays, to_device
 from ndtool.training.loop import HistoryRow, accuracy
 from ndtool.training.recipes import METHODS
 from ndtool.training.schedule import steps_per_epoch

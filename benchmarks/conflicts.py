@@ -42,10 +42,10 @@ from ndtool.options import TrainOptions
 from ndtool.prepare import Prepared, prepare
 from ndtool.rundir import CHECKPOINT, RunDir, package_versions
 from ndtool.training import checkpoint
-from ndtool.training.augment import Normalizer
-from ndtool.training.batches import Arrays, to_device
 from ndtool.training.devices import find_device
 from ndtool.training.gradients import CONFLICT_RATE
+from ndtool.training.images.augment import Normalizer
+from ndtool.training.images.batches import Arrays, to_device
 from ndtool.training.loop import HistoryRow
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.method import Targets

@@ -24,7 +24,7 @@ from ndtool.data.folder import FolderSource
 from ndtool.machine import usable_cores
 from ndtool.options import TrainOptions
 from ndtool.prepare import Prepared, prepare
-from ndtool.training.loading import open_batches
+from ndtool.training.images.loading import open_batches
 from ndtool.training.stage import open_parts
 from ndtool.training.train import train
 from ndtool.types import Augmentation, Part, Recipe

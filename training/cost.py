@@ -18,9 +18,9 @@ import torch
 from ndtool.arch import ArchSpec
 from ndtool.options import TrainOptions
 from ndtool.training import collectives
-from ndtool.training.augment import Normalizer
 from ndtool.training.freeze import hold_frozen
 from ndtool.training.graphs import make_steps
+from ndtool.training.images.augment import Normalizer
 from ndtool.training.loop import External
 from ndtool.training.recipes import plain
 from ndtool.training.recipes.method import Method, Targets

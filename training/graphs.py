@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ndtool.options import TrainOptions
-from ndtool.training.augment import Normalizer
+from ndtool.training.images.augment import Normalizer
 from ndtool.training.recipes.method import Figures, Method, Targets
 from ndtool.training.schedule import Moment
 from ndtool.training.step import train_step

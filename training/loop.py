@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ndtool.options import TrainOptions
 from ndtool.training import collectives
-from ndtool.training.augment import Normalizer
-from ndtool.training.batches import EvalBatches, TrainBatches
 from ndtool.training.freeze import hold_frozen
 from ndtool.training.graphs import Steps, make_steps
+from ndtool.training.images.augment import Normalizer
+from ndtool.training.images.batches import EvalBatches, TrainBatches
 from ndtool.training.metrics import EpochFigures
 from ndtool.training.recalibrate import recalibrate, recalibration_batches
 from ndtool.training.recipes.method import Method, Targets

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ndtool.arch import lower, tensor_shapes
 from ndtool.options import TrainOptions
-from ndtool.training.augment import Normalizer
-from ndtool.training.batches import TrainBatches
 from ndtool.training.build import BN_STATISTICS
+from ndtool.training.images.augment import Normalizer
+from ndtool.training.images.batches import TrainBatches
 from ndtool.training.schedule import steps_per_epoch
 from ndtool.training.supernet import Supernet
 

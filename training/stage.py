@@ -181,7 +181,7 @@ def _read(prepared: Prepared, *, force: bool) -> tuple[Split | Listed, Split | L
     require("matplotlib")  # not found missing after hours of training
     from ndtool.training.checks import check_graphs, check_options, check_splits
     from ndtool.training.devices import find_device
-    from ndtool.training.external import open_teacher
+    from ndtool.training.teachers.external import open_teacher
     from ndtool.training.transfer import load_start
 
     check_options(prepared.options)
@@ -303,9 +303,9 @@ def _watching(run: RunDir, *, scalars: bool) -> Iterator[Watch]:
 
     And keep TensorBoard's `scalars`.
     """
-    from ndtool.training.curves import draw_curves
-    from ndtool.training.history import epoch_line
-    from ndtool.training.tensorboard import open_events
+    from ndtool.training.records.curves import draw_curves
+    from ndtool.training.records.history import epoch_line
+    from ndtool.training.records.tensorboard import open_events
 
     rows: list[HistoryRow] = []
     begun = False

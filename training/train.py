@@ -21,18 +21,17 @@ from ndtool.data.types import Split
 from ndtool.options import TrainOptions
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, TRAIN_LOG, RunDir
 from ndtool.training import checkpoint, collectives
-from ndtool.training.augment import Normalizer
-from ndtool.training.batches import EvalBatches
 from ndtool.training.checkpoint import Identity
 from ndtool.training.checks import check_graphs, check_options, check_splits
 from ndtool.training.cost import step_ratio
 from ndtool.training.devices import find_device, thread_count
-from ndtool.training.external import open_teacher
-from ndtool.training.history import write_history
-from ndtool.training.loading import open_batches
+from ndtool.training.images.augment import Normalizer
+from ndtool.training.images.batches import EvalBatches
+from ndtool.training.images.loading import open_batches
 from ndtool.training.loop import External, HistoryRow, Progress, TrainState, fit, top1
 from ndtool.training.memory import kept_memory
 from ndtool.training.recipes import METHODS
+from ndtool.training.records.history import write_history
 from ndtool.training.schedule import make_schedule
 from ndtool.training.start import (
     data_sha256,
@@ -41,6 +40,7 @@ from ndtool.training.start import (
     load_checkpoint,
     resumed_state,
 )
+from ndtool.training.teachers.external import open_teacher
 
 WEAK_TEACHER: Final = 1.5  # times the accuracy of guessing
 Watch = Callable[[Sequence[HistoryRow]], None]

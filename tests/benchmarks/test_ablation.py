@@ -204,6 +204,22 @@ def test_table_and_differences() -> None:
     assert line["test_last"]["mean"] == 15.0 and line["test_last"]["n"] == 2
 
 
+def test_held_against_plain_rows_that_took_as_long() -> None:
+    """A row with an outer teacher took that one's training, too."""
+    times = {"baseline": 1.0, "baseline@2": 2.0, "baseline@4": 4.3, "teacher": 2.5, "kd": 1.5}
+    results = [result(name, 0, 0.5, time_s=time) for name, time in {**times, "mix": 2.1}.items()]
+    found = report.by_row(results, [*times, "mix"])
+    lines = [(line["row"], line["minus"]) for line in report.compare(found)]
+    assert ("kd", "baseline@4") in lines and ("mix", "baseline@2") in lines
+    assert ("kd", "baseline@2") not in lines and ("mix", "baseline@4") not in lines
+    assert not any(row.startswith(("baseline", "teacher")) for row, _ in lines)
+    assert len(lines) == len(set(lines))
+    table = {line["row"]: line for line in report.tabulate(found)}
+    assert (table["kd"]["time_of_baseline"], table["kd"]["time_with_teacher"]) == (1.5, 4.0)
+    alone = report.by_row([*results[:3], result("kd", 0, 0.5)], ["baseline", "kd"])
+    assert report.tabulate(alone)[-1]["time_with_teacher"] is None
+
+
 def test_the_page_has_a_line_for_each_row() -> None:
     results = [result("full", 0, 0.5, conflict_rate=[0.5, 0.25], kl_share=[1.0, 0.5])]
     found = report.by_row([*results, result("baseline", 0, 0.4)], ["baseline", "full"])
@@ -283,7 +299,9 @@ def test_places_are_not_in_what_is_published(tmp_path: Path) -> None:
     words = ["--table", "2", "--data", f"npz:{tmp_path}/cifar.npz", "--epochs", "3"]
     found = ablation.parse_arguments([*words, "--seeds", "2,0", "--out", str(tmp_path)])
     assert found.seeds == [0, 2] and found.label == "cifar"
-    assert str(tmp_path) not in ablation.command_line(found)
+    command = ablation.command_line(found, ["full", "baseline@2"])
+    assert str(tmp_path) not in command and "--rows full,baseline@2" in command
+    assert "--rows" not in ablation.command_line(found, rows.TABLES[2])
     assert ablation.find_data(found.data) == (found.data, "cifar")
 
 

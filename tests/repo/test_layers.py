@@ -26,6 +26,7 @@ LIGHT = [
     "ndtool.types",
     "ndtool.contract",
     "ndtool.rundir",
+    "ndtool.files",
     "ndtool.arch",
     "ndtool.options",
     "ndtool.console",
@@ -80,11 +81,15 @@ RULES: list[tuple[str, list[str], set[str]]] = [
 HOMES: dict[str, list[str]] = {
     "torch": ["ndtool.training", "ndtool.export.extract"],
     "torchvision": ["ndtool.training"],
-    "onnx": ["ndtool.export.graph", "ndtool.export.ranges", "ndtool.training.onnx_teacher"],
+    "onnx": [
+        "ndtool.export.graph",
+        "ndtool.export.ranges",
+        "ndtool.training.teachers.onnx_teacher",
+    ],
     "onnxruntime": [
         "ndtool.export.onnx_session",
         "ndtool.export.ranges",
-        "ndtool.training.onnx_teacher",
+        "ndtool.training.teachers.onnx_teacher",
     ],
     "tensorflow": ["ndtool.export.tensorflow_converter", "ndtool.export.tensorflow_worker"],
     "tflite_micro": ["ndtool.export.runner_worker", "ndtool.export.tflite.schema"],

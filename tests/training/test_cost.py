@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ndtool.rundir import RunDir
 from ndtool.training import cost
-from ndtool.training.augment import Normalizer
 from ndtool.training.graphs import SingleSteps
+from ndtool.training.images.augment import Normalizer
 from ndtool.training.loop import External
 from ndtool.training.recipes import METHODS
 from ndtool.training.schedule import Teaching, make_schedule

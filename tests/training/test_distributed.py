@@ -30,11 +30,11 @@ from ndtool.options import TrainOptions
 from ndtool.prepare import Prepared, prepare
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, RunDir
 from ndtool.training import checkpoint, collectives
-from ndtool.training.augment import Normalizer
-from ndtool.training.batches import TrainBatches, to_device
 from ndtool.training.checkpoint import Checkpoint
 from ndtool.training.devices import find_device
-from ndtool.training.loading import open_batches
+from ndtool.training.images.augment import Normalizer
+from ndtool.training.images.batches import TrainBatches, to_device
+from ndtool.training.images.loading import open_batches
 from ndtool.training.loop import accuracy
 from ndtool.training.recalibrate import recalibrate, recalibration_batches
 from ndtool.training.recipes import METHODS

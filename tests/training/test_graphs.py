@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ndtool.errors import ConfigError
 from ndtool.training import loop
-from ndtool.training.augment import Normalizer
 from ndtool.training.graphs import WARM_UP, GraphedSteps, SingleSteps, make_steps
+from ndtool.training.images.augment import Normalizer
 from ndtool.training.recipes.method import Figures
 from ndtool.types import Precision, Recipe
 

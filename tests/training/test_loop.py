@@ -13,10 +13,11 @@ from torch import Tensor
 from ndtool.data.types import Augment
 from ndtool.errors import ConfigError
 from ndtool.options import TRAIN, TrainOptions
-from ndtool.training import batches, loop
-from ndtool.training.augment import Draws, Normalizer
-from ndtool.training.batches import Arrays, Shuffled, to_device
+from ndtool.training import loop
 from ndtool.training.graphs import make_steps
+from ndtool.training.images import batches
+from ndtool.training.images.augment import Draws, Normalizer
+from ndtool.training.images.batches import Arrays, Shuffled, to_device
 from ndtool.training.loop import HISTORY_COLUMNS, External, TrainState, accuracy, fit
 from ndtool.training.metrics import EpochFigures
 from ndtool.training.recipes import METHODS

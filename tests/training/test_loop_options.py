@@ -14,9 +14,9 @@ from torch import Tensor
 from ndtool.options import TrainOptions
 from ndtool.rundir import CHECKPOINT, RunDir
 from ndtool.training import checkpoint
-from ndtool.training.augment import Normalizer
-from ndtool.training.batches import to_device
 from ndtool.training.gradients import add_gradients, project_gradients
+from ndtool.training.images.augment import Normalizer
+from ndtool.training.images.batches import to_device
 from ndtool.training.loop import accuracy, average_student
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.losses import divergence

@@ -18,10 +18,10 @@ from ndtool.models import make_spec
 from ndtool.options import TrainOptions
 from ndtool.rundir import BEST, CHECKPOINT, RunDir
 from ndtool.training import checkpoint
-from ndtool.training.augment import Normalizer
-from ndtool.training.batches import Shuffled, to_device
 from ndtool.training.build import BoundLayer, Network, _apply, bind, forward, is_statistic
 from ndtool.training.channels import sort_channels
+from ndtool.training.images.augment import Normalizer
+from ndtool.training.images.batches import Shuffled, to_device
 from ndtool.training.recalibrate import (
     RECALIBRATION_IMAGES,
     recalibrate,

@@ -28,11 +28,11 @@ from ndtool.prepare import IMAGENET_MEAN, IMAGENET_STD, open_with_contract, prep
 from ndtool.rundir import BEST, CHECKPOINT, MANIFEST, RunDir
 from ndtool.training import checkpoint, collectives
 from ndtool.training import start as start_module
-from ndtool.training.augment import Normalizer
 from ndtool.training.checkpoint import Checkpoint
 from ndtool.training.checks import check_options
 from ndtool.training.freeze import frozen_names, in_head
 from ndtool.training.graphs import GraphedSteps
+from ndtool.training.images.augment import Normalizer
 from ndtool.training.recipes import METHODS
 from ndtool.training.recipes.method import Figures, Targets
 from ndtool.training.schedule import Moment

@@ -13,7 +13,7 @@ from ndtool import errors
 from ndtool.errors import ToolMissingError
 from ndtool.rundir import TENSORBOARD
 from ndtool.training.loop import HISTORY_COLUMNS, HistoryRow
-from ndtool.training.tensorboard import open_events
+from ndtool.training.records.tensorboard import open_events
 
 READER = """
 import json, sys, types

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ndtool.options import TrainOptions
 from ndtool.rundir import RunDir
-from ndtool.training.curves import COLUMNS, LARGEST, _figure, draw_curves, plan_panels
 from ndtool.training.loop import HISTORY_COLUMNS, HistoryRow
+from ndtool.training.records.curves import COLUMNS, LARGEST, _figure, draw_curves, plan_panels
 from ndtool.training.train import train
 from ndtool.types import Recipe, StudentLoss
 

@@ -19,8 +19,8 @@ from ndtool.data.readers import CHUNK, Plain, Read, Readers, chunks_of
 from ndtool.data.types import U8, Augment, Split
 from ndtool.options import TrainOptions
 from ndtool.training import collectives
-from ndtool.training.augment import crop_and_flip, draw_epoch
-from ndtool.training.batches import (
+from ndtool.training.images.augment import crop_and_flip, draw_epoch
+from ndtool.training.images.batches import (
     Batch,
     EvalBatches,
     Shuffled,
@@ -29,7 +29,7 @@ from ndtool.training.batches import (
     shares,
     to_device,
 )
-from ndtool.training.resized_crop import ResizedCrop
+from ndtool.training.images.resized_crop import ResizedCrop
 from ndtool.types import Augmentation
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ndtool.contract import mean_std_normalize, unit_normalize
 from ndtool.data.types import Augment
 from ndtool.quant.pixels import normalize_pixels
-from ndtool.training.augment import Draws, Normalizer, augment_batch, draw_epoch
+from ndtool.training.images.augment import Draws, Normalizer, augment_batch, draw_epoch
 from ndtool.training.seeds import Use, generator
 
 

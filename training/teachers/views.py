@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ndtool.contract import Contract, InputSpec, Normalize
-from ndtool.training.augment import Normalizer
+from ndtool.training.images.augment import Normalizer
 
 
 def with_input(

@@ -22,11 +22,12 @@ from ndtool.data.types import U8, Augment, DataOptions, Split
 from ndtool.errors import ConfigError, DataError, raise_all
 from ndtool.models import make_spec
 from ndtool.rundir import CHECKPOINT, RunDir
-from ndtool.training import checkpoint, collectives, loading
-from ndtool.training.batches import Batch, EvalBatches, Shuffled, TrainBatches, to_device
+from ndtool.training import checkpoint, collectives
 from ndtool.training.checks import check_options
-from ndtool.training.loading import open_batches
-from ndtool.training.resized_crop import ResizedCrop
+from ndtool.training.images import loading
+from ndtool.training.images.batches import Batch, EvalBatches, Shuffled, TrainBatches, to_device
+from ndtool.training.images.loading import open_batches
+from ndtool.training.images.resized_crop import ResizedCrop
 from ndtool.training.train import TrainResult, train
 from ndtool.training.vision import import_torchvision
 from ndtool.types import Augmentation, Part, Recipe

@@ -31,13 +31,13 @@ from ndtool.prepare import (
     prepare,
 )
 from ndtool.rundir import BEST, CHECKPOINT, RunDir
-from ndtool.training import onnx_teacher
-from ndtool.training.augment import Normalizer
-from ndtool.training.external import open_teacher
+from ndtool.training.images.augment import Normalizer
 from ndtool.training.stage import train_stage
 from ndtool.training.supernet import Supernet
+from ndtool.training.teachers import onnx_teacher
+from ndtool.training.teachers.external import open_teacher
+from ndtool.training.teachers.views import View
 from ndtool.training.train import train
-from ndtool.training.views import View
 from ndtool.training.vision import import_torchvision
 from ndtool.types import Recipe
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ndtool.data.types import Augment, Split
 from ndtool.training import collectives
-from ndtool.training.augment import augment_batch, draw_epoch
+from ndtool.training.images.augment import augment_batch, draw_epoch
 from ndtool.training.schedule import steps_per_epoch
 from ndtool.training.seeds import Use, generator
 

@@ -26,9 +26,9 @@ from ndtool.prepare import IMAGENET_MEAN, IMAGENET_STD
 from ndtool.teacher import TeacherFile, read_teacher
 from ndtool.training import checkpoint
 from ndtool.training.loop import External
-from ndtool.training.onnx_teacher import open_onnx
+from ndtool.training.teachers.onnx_teacher import open_onnx
+from ndtool.training.teachers.views import View, with_input
 from ndtool.training.torch_file import load_torch_file
-from ndtool.training.views import View, with_input
 from ndtool.training.vision import import_torchvision
 from ndtool.types import TeacherKind
 

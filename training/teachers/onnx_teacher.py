@@ -28,7 +28,7 @@ from ndtool.errors import ConfigError, InputError, require
 from ndtool.files import (
     read_bounded,
 )
-from ndtool.training.views import View, with_input
+from ndtool.training.teachers.views import View, with_input
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

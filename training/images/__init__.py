@@ -1,0 +1,1 @@
+"""Images for training: in memory or decoded meanwhile, varied, in batches."""

@@ -1,0 +1,1 @@
+"""What is told of a training, for people and programs."""

@@ -1,0 +1,1 @@
+"""Networks from outside that a student learns from."""
