@@ -59,7 +59,7 @@ def run(
         train_options, train_given, name=name, out=out, force=force, resume=resume
     )
     if "step_ratio" in trained:
-        console.out(f"training    {cost_text(trained)}")
+        console.out(f"training    {cost_text(trained, train_options)}")
     exported = export_run(
         folder, replace(export_options, int8=True), export_given, ctx=ctx, force=force
     )

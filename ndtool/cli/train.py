@@ -42,18 +42,19 @@ def train(
         f" {document['best_epoch']} of {document['epochs']}"
     )
     if "step_ratio" in document:
-        console.out(f"cost     {cost_text(document)}")
+        console.out(f"cost     {cost_text(document, options)}")
     console.out(f"files    {console.visible(folder)}")
     following = shlex.join(("ndtool", "export", folder, "--int8"))
     console.out(f"next     {console.visible_line(following)}")
     console.out_json(document)
 
 
-def cost_text(document: dict[str, object]) -> str:
+def cost_text(document: dict[str, object], options: TrainOptions) -> str:
     """What plain training could have done instead, of the document of a run that was not plain."""
+    outer = "; its teacher's own training comes on top" if options.teacher else ""
     return (
         f"a step costs {document['step_ratio']:.1f} plain steps: plain training of the same time"
-        f" would have had {document['plain_epochs']} epochs"
+        f" would have had {document['plain_epochs']} epochs{outer}"
     )
 
 

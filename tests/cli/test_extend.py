@@ -171,6 +171,8 @@ def test_curves_cost_and_scalars_are_part_of_the_run(command: Command) -> None:
     plain = command("train", *TRAIN, "--name", "plain", "--recipe", "plain", "--json")
     assert plain.code == 0 and not {"step_ratio", "plain_epochs"} & set(plain.document)
     assert "train_step_ratio" not in json.loads(Path("runs/plain/metrics.json").read_text())
+    kd = ("--name", "taught", "--recipe", "kd", "--teacher", "checkpoint:runs/plain")
+    assert "epochs; its teacher's own training comes on top\n" in train(command, *kd).out
 
 
 def test_tensorboard_is_how_and_not_what(command: Command) -> None:
