@@ -11,7 +11,7 @@
     |-- MismatchError      6    C output differs from the reference
     `-- ToolMissingError   7    compiler, emulator, an extra
 
-Any other exception is a bug and exits 1. Only `ndtool.cli.main` turns an error into text.
+Any other exception is a bug and exits 1. Only `ndtool.cli.exits` turns an error into text.
 """
 
 from __future__ import annotations

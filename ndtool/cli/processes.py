@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from ndtool import console
+from ndtool.cli.exits import guarded
 from ndtool.errors import ConfigError, InputError, require
 from ndtool.machine import Place, place_from
 from ndtool.options import TrainOptions
@@ -131,8 +132,6 @@ def train_in_processes(
 
 def _work(rank: int, count: int, store: Path, job: _Job) -> None:
     """A process that we started, number `rank` of `count`."""
-    from ndtool.cli.main import guarded
-
     # They meet on this machine; its name may be that of an address behind a firewall.
     names = [name for _, name in socket.if_nameindex() if name in LOOPBACK]
     if names:
