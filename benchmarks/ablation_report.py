@@ -11,7 +11,7 @@ from ablation_rows import BASELINE, TAUGHT_FROM_OUTSIDE, TEACHER, opponents, par
 from scipy import stats
 
 CONFIDENCE = 0.95
-SAME_TIME = 0.1  # of a row's, by which a plain row's may differ to be held against it
+SAME_TIME = 0.15  # of a row's, by which a plain row's may differ to be held against it
 ACCURACIES = ("test_last", "test_best")
 COSTS = ("cpu_s", "step_s", "step_ratio", "images_per_s", "gpu_percent", "arithmetic")
 
