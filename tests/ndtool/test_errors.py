@@ -9,6 +9,7 @@ import pytest
 
 from ndtool import console, errors
 from ndtool.cli import app as app_module
+from ndtool.cli import exits
 from ndtool.cli import main as main_module
 
 CASES = [
@@ -96,7 +97,7 @@ def test_interrupts_and_lost_streams(
     problem: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(main_module, "_invoke", raising(problem))
-    monkeypatch.setattr(main_module.os, "dup2", lambda *_: None)
+    monkeypatch.setattr(exits.os, "dup2", lambda *_: None)
     assert main_module.main(["models"]) == code
     assert "internal error" not in capsys.readouterr().err
 
