@@ -48,6 +48,7 @@ import multiprocessing
 import os
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -468,7 +469,13 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, (json.dumps(value, indent=1) + "\n").encode("utf-8"))
 
 
+def _stop(*_: object) -> None:
+    """Unwind, so that no worker trains on alone."""
+    sys.exit(143)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     try:
         sys.exit(main())
     except NdError as problem:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +391,41 @@ def test_a_stopped_table_is_finished_by_the_same_call(
     capfd.readouterr()
     assert ablation.main(words) == 0
     assert capfd.readouterr().out.startswith("2 of 2 runs are done")
+
+
+def test_no_run_goes_on_after_sigterm(tmp_path: Path) -> None:
+    data = tiny_data.write_npz(tmp_path / "tiny.npz")
+    words = ["--table", "1", "--data", f"npz:{data}", "--epochs", "9999", "--seeds", "0"]
+    words += ["--set", "resolution=16", "--rows", "baseline"]
+    words += ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
+    history = tmp_path / "out" / "runs" / "baseline-s0" / "train" / "history.csv"
+    started = subprocess.Popen(
+        [sys.executable, ablation.__file__, *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(history.is_file)
+        started.terminate()
+        assert started.wait(60) == 143
+        eventually(lambda: not group_lives(started.pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+
+
+def group_lives(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def eventually(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
