@@ -61,7 +61,16 @@ from typing import Any
 
 import torch
 from ablation_report import by_row, compare, page, tabulate
-from ablation_rows import BASELINE, FORMS, TABLES, TEACHER, Job, parse_row, plan
+from ablation_rows import (
+    BASELINE,
+    FORMS,
+    TABLES,
+    TAUGHT_FROM_OUTSIDE,
+    TEACHER,
+    Job,
+    parse_row,
+    plan,
+)
 from ablation_run import (
     GPU,
     LOGS,
@@ -413,8 +422,9 @@ def write_table(
     """ablation-TABLE-LABEL.json and .md of every row that this table was ever asked for."""
     results = [json.loads(path.read_text()) for path in sorted((out / RESULTS).glob("*.json"))]
     asked = json.loads((out / f"rows-{arguments.table}.json").read_text())
-    needed = [TEACHER] if any(job.needs for job in jobs) else []
-    found = by_row(results, [*needed, *TABLES[arguments.table], *asked])
+    rows = [*TABLES[arguments.table], *asked]
+    taught = any(parse_row(row).form in TAUGHT_FROM_OUTSIDE for row in rows)
+    found = by_row(results, [TEACHER, *rows] if taught else rows)
     document: dict[str, Any] = {
         "paper_table": arguments.table,
         "data": title,
