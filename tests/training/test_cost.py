@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import Silent
 
 from ndtool.rundir import RunDir
 from ndtool.training import cost
@@ -22,11 +23,6 @@ from ndtool.types import Freeze, Recipe
 
 SPEC = nets.ds_spec()
 CPU = torch.device("cpu")
-
-
-class Silent:
-    def update(self, done: int, note: str = "") -> None:
-        pass
 
 
 def ratio(external: External | None = None, **changes: object) -> float | None:

@@ -8,6 +8,7 @@ import nets
 import numpy as np
 import pytest
 import torch
+from small_runs import Silent
 from torch import Tensor
 
 from ndtool.data.types import Augment
@@ -26,11 +27,6 @@ from ndtool.training.schedule import Schedule, make_schedule, steps_per_epoch
 from ndtool.training.step import CLIPPED, GRAD_NORM
 from ndtool.training.supernet import Supernet
 from ndtool.types import Recipe
-
-
-class Silent:
-    def update(self, done: int, note: str = "") -> None:
-        pass
 
 
 def test_schedule_rises_linearly_then_falls_as_a_cosine() -> None:

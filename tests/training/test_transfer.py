@@ -13,7 +13,7 @@ import tiny_data
 import torch
 import torch.nn.functional as F
 from command import ndtool_here
-from small_runs import SPEC, StopAt, Stopped, assert_same_weights, go
+from small_runs import SPEC, Silent, StopAt, Stopped, assert_same_weights, go
 from torch import Tensor
 
 from ndtool import console
@@ -45,11 +45,6 @@ from ndtool.types import Freeze, Part, Recipe
 Results = tuple[Figures, Tensor]
 FIVE = nets.ds_spec(classes=5)
 OTHER_LABELS = replace(nets.contract_of(SPEC), labels=("x", "y", "z"))
-
-
-class Silent:
-    def update(self, done: int, note: str = "") -> None:
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pictures import contract_of, encoded, make_given, noise
 from PIL import Image
+from small_runs import Silent
 
 from ndtool.data.folder import Decoder, FolderSource, Listed, open_folder
 from ndtool.data.folder_scan import ImageFile
@@ -64,11 +65,6 @@ def torchvision() -> None:
     """Loaded beforehand: it takes seconds."""
     import_torchvision()
     importlib.import_module("torchvision.transforms.v2")
-
-
-class Silent:
-    def update(self, done: int, note: str = "") -> None:
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import nets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import Silent
 
 from ndtool.options import TrainOptions
 from ndtool.rundir import RunDir
@@ -32,10 +33,6 @@ def row(**figures: float) -> HistoryRow:
 
 def history_of(path: Path, options: TrainOptions) -> list[HistoryRow]:
     rows: list[HistoryRow] = []
-
-    class Silent:
-        def update(self, done: int, note: str = "") -> None:
-            pass
 
     def watch(history: list[HistoryRow]) -> None:
         rows[:] = history

@@ -17,6 +17,7 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
+from small_runs import Silent
 from torch import Tensor
 
 from ndtool import console
@@ -55,11 +56,6 @@ def crops(count: int = 4, *, side: int = 8, channels: int = 3, seed: int = 0) ->
 def own_logits(net: Supernet, images: Tensor, contract: object = CONTRACT) -> Tensor:
     with torch.no_grad():
         return net.student(Normalizer(contract)(images), training=False)  # type: ignore[arg-type]
-
-
-class Silent:
-    def update(self, done: int, note: str = "") -> None:
-        pass
 
 
 # Checkpoints
