@@ -87,9 +87,7 @@ from datasets import cifar100_npz, subset_npz
 from train_step import machine
 
 from ndtool.errors import NdError
-from ndtool.files import (
-    write_atomic,
-)
+from ndtool.files import write_atomic
 from ndtool.options import TrainOptions
 from ndtool.prepare import Prepared, prepare
 from ndtool.rundir import (

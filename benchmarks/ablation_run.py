@@ -16,13 +16,9 @@ from ablation_rows import FORMS, TEACHER, WIDE, Job
 from ndtool import console
 from ndtool.arch import ArchSpec, count_macs, count_parameters, expand
 from ndtool.cli.app import app
-from ndtool.cli.verbs import (
-    build,
-)
+from ndtool.cli.verbs import build
 from ndtool.errors import NdError
-from ndtool.files import (
-    write_atomic,
-)
+from ndtool.files import write_atomic
 from ndtool.options import TRAIN, TrainOptions
 from ndtool.prepare import Prepared, prepare
 from ndtool.rundir import (

@@ -30,9 +30,7 @@ from ndtool.export.project_stage import codegen_file
 from ndtool.export.runners import run_int8
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.export.toolchain import version_of
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.options import CODEGEN
 from ndtool.types import Runtime
 

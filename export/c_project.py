@@ -36,9 +36,7 @@ from ndtool.files import (
     sha256_bytes,
     sha256_file,
 )
-from ndtool.rundir import (
-    stays_inside,
-)
+from ndtool.rundir import stays_inside
 
 ARRAY: Final = "array"  # the template without an engine
 POSIX: Final = "posix"

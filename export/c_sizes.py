@@ -12,9 +12,7 @@ from ndtool.export.c_project import CProject, is_project, load_projects
 from ndtool.export.codegen.boards import BOARDS
 from ndtool.export.codegen.engine import Compiled
 from ndtool.export.verify_run import ON_HOST, measure_firmware, run_project
-from ndtool.files import (
-    read_bounded,
-)
+from ndtool.files import read_bounded
 from ndtool.gates.baseline import Bounds
 from ndtool.gates.evidence import Measured
 from ndtool.rundir import (

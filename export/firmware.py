@@ -27,9 +27,7 @@ from ndtool.export.int8.ir import Graph
 from ndtool.export.runners import Progress, run_tensors, tflm_arena_bytes
 from ndtool.export.tflite.int8_part import int8_part
 from ndtool.export.tflite.reader import read_tflite
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.quant.pixels import quantize_pixels
 
 I8 = NDArray[np.int8]

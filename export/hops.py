@@ -23,9 +23,7 @@ from ndtool.evaluate import Accuracy, accuracy, agreement, max_abs_difference, p
 from ndtool.export.int8.ir import Graph
 from ndtool.export.predictions import Predictions, load_predictions, save_predictions
 from ndtool.export.runners import run_int8, run_onnx
-from ndtool.files import (
-    sha256_file,
-)
+from ndtool.files import sha256_file
 from ndtool.gates.verdict import HopRow
 from ndtool.quant.pixels import quantize_pixels
 from ndtool.rundir import (

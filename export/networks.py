@@ -34,9 +34,7 @@ from ndtool.export.fit import Design
 from ndtool.export.graph.from_onnx import read_onnx
 from ndtool.export.student import load_student_spec, load_train_spec
 from ndtool.export.tflite.reader import read_tflite
-from ndtool.files import (
-    read_bounded,
-)
+from ndtool.files import read_bounded
 from ndtool.models import MODELS
 from ndtool.models.own import is_own_model
 from ndtool.rundir import (

@@ -21,9 +21,7 @@ from ndtool.export.int8.ir import op_name
 from ndtool.export.layers import op_macs
 from ndtool.export.run_data import evaluation_set, open_run_data, present_data
 from ndtool.export.tflite.reader import read_tflite
-from ndtool.files import (
-    read_bounded,
-)
+from ndtool.files import read_bounded
 from ndtool.options import CodegenOptions
 from ndtool.rundir import (
     CODEGEN,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from ndtool.arch import ArchSpec, parse_spec
 from ndtool.errors import InputError, require
 from ndtool.export.graph.ir import F32
-from ndtool.files import (
-    read_bounded,
-)
+from ndtool.files import read_bounded
 from ndtool.rundir import (
     SPEC,
     STUDENT,

@@ -30,9 +30,7 @@ from ndtool.export.int8.ir import Graph, op_name
 from ndtool.export.layers import op_macs
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.export.verify_run import ON_HOST
-from ndtool.files import (
-    read_bounded,
-)
+from ndtool.files import read_bounded
 from ndtool.options import CODEGEN as DEFAULTS
 from ndtool.options import CodegenOptions
 from ndtool.rundir import (

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ndtool.errors import ConfigError, InputError
-from ndtool.files import (
-    read_bounded,
-)
+from ndtool.files import read_bounded
 from ndtool.options import WORD_OF
 from ndtool.rundir import (
     CONFIG,

@@ -21,14 +21,10 @@ from ndtool.arch import ArchSpec, parse_spec
 from ndtool.console import visible
 from ndtool.contract import MAX_CONTRACT_BYTES, Contract, parse_contract
 from ndtool.errors import InputError
-from ndtool.files import (
-    write_atomic,
-)
+from ndtool.files import write_atomic
 from ndtool.machine import MAX_PROCESSES
 from ndtool.options import MAX_EXTENSIONS, MAX_RATES, RATE_BOUNDS
-from ndtool.rundir import (
-    Value,
-)
+from ndtool.rundir import Value
 from ndtool.training.loop import HISTORY_COLUMNS, HistoryRow, TrainState
 from ndtool.training.supernet import Supernet, plan_layout
 from ndtool.training.torch_file import load_torch_file

@@ -18,12 +18,8 @@ from typing import Final
 import torch
 
 from ndtool.errors import InputError
-from ndtool.files import (
-    read_bounded,
-)
-from ndtool.rundir import (
-    MAX_CHECKPOINT_BYTES,
-)
+from ndtool.files import read_bounded
+from ndtool.rundir import MAX_CHECKPOINT_BYTES
 
 MAX_PICKLE_BYTES: Final = 16 * 1024**2  # everything but the tensors
 _CLASSES: Final = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"}

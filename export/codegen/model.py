@@ -25,9 +25,7 @@ from ndtool.export.codegen.strings import (
     text_bytes,
 )
 from ndtool.export.int8.ir import Graph, Tensor, TensorId
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.quant.pixels import input_quantization, pixel_table
 
 I8 = NDArray[np.int8]

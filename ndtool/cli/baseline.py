@@ -16,9 +16,7 @@ from ndtool.cli.params import (
     RuntimeOpt,
     Workers,
 )
-from ndtool.cli.verbs import (
-    verb,
-)
+from ndtool.cli.verbs import verb
 from ndtool.options import CHECK
 
 if TYPE_CHECKING:

@@ -20,13 +20,9 @@ from ndtool.cli.verbs import (
     verb,
 )
 from ndtool.errors import NdError
-from ndtool.files import (
-    require_outputs,
-)
+from ndtool.files import require_outputs
 from ndtool.options import CHECK, CheckOptions
-from ndtool.rundir import (
-    run_folder,
-)
+from ndtool.rundir import run_folder
 
 if TYPE_CHECKING:
     from ndtool.gates.verdict import Verdict

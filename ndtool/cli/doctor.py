@@ -6,9 +6,7 @@ from typing import Annotated
 import typer
 
 from ndtool import console
-from ndtool.cli.verbs import (
-    verb,
-)
+from ndtool.cli.verbs import verb
 
 
 @verb()

@@ -4,12 +4,8 @@ import dataclasses
 
 from ndtool import console
 from ndtool.arch import ArchSpec, count_macs, count_parameters, peak_activation
-from ndtool.cli.params import (
-    Width,
-)
-from ndtool.cli.verbs import (
-    verb,
-)
+from ndtool.cli.params import Width
+from ndtool.cli.verbs import verb
 from ndtool.errors import InputError, ToolMissingError, UnsupportedError
 from ndtool.models import MODELS, Model, make_spec
 

@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from ndtool import console
-from ndtool.cli.params import (
-    Boards,
-)
+from ndtool.cli.params import Boards
 from ndtool.cli.verbs import (
     config_files,
     verb,

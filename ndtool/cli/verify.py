@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndtool import console
-from ndtool.cli.params import (
-    Force,
-)
+from ndtool.cli.params import Force
 from ndtool.cli.verbs import (
     build,
     origins,

@@ -21,9 +21,7 @@ from ndtool.config import parse_toml, toml_value
 from ndtool.console import visible
 from ndtool.errors import ConfigError, GateError
 from ndtool.evaluate import Accuracy, recall_counts
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.gates.baseline import (
     MAX_SHARE,
     Accepted,

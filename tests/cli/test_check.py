@@ -36,9 +36,7 @@ from ndtool.evaluate import accuracy, predicted_class
 from ndtool.export.int8.ir import Graph
 from ndtool.export.int8.reference import run_graph
 from ndtool.export.project_stage import codegen_stage
-from ndtool.files import (
-    json_text,
-)
+from ndtool.files import json_text
 from ndtool.options import CODEGEN
 from ndtool.quant.pixels import quantize_pixels
 from ndtool.rundir import (

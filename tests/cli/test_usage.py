@@ -15,12 +15,8 @@ from typer.core import TyperGroup
 from ndtool import console, environment
 from ndtool.cli.app import app
 from ndtool.cli.main import main
-from ndtool.cli.params import (
-    GROUPS,
-)
-from ndtool.cli.verbs import (
-    _options_by_key,
-)
+from ndtool.cli.params import GROUPS
+from ndtool.cli.verbs import _options_by_key
 from ndtool.options import CHECK, CODEGEN, EXPORT, TRAIN, TRAIN_BOUNDS, VERIFY, WORD_OF
 
 Capture = pytest.CaptureFixture[str]

@@ -24,9 +24,7 @@ from ndtool.export.firmware import Source, build_array_model, build_engine_model
 from ndtool.export.runners import tflm_arena_bytes
 from ndtool.export.tflite.reader import read_tflite
 from ndtool.export.tflite.writer import write_tflite
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.quant.pixels import quantize_pixels
 
 pytestmark = pytest.mark.usefixtures("tflite_micro")

@@ -13,13 +13,9 @@ from ndtool.errors import InputError, UnsupportedError
 from ndtool.export.codegen.render import TEMPLATES
 from ndtool.export.project_stage import codegen_file
 from ndtool.export.tflite.reader import read_tflite
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.options import CodegenOptions
-from ndtool.rundir import (
-    Value,
-)
+from ndtool.rundir import Value
 
 pytestmark = pytest.mark.usefixtures("tflite_micro")
 

@@ -25,9 +25,7 @@ from torch import Tensor
 from ndtool.console import visible
 from ndtool.contract import MAX_SIDE, Contract, Normalize, unit_normalize
 from ndtool.errors import ConfigError, InputError, require
-from ndtool.files import (
-    read_bounded,
-)
+from ndtool.files import read_bounded
 from ndtool.training.teachers.views import View, with_input
 
 if TYPE_CHECKING:

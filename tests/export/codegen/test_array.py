@@ -21,9 +21,7 @@ from ndtool.errors import ConfigError, ContractError, UnsupportedError
 from ndtool.export.codegen.array import ArrayModel, check_model, emit_array
 from ndtool.export.codegen.strings import text_bytes
 from ndtool.export.int8.ir import Graph
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.quant.pixels import quantize_pixels
 
 IMAGENET = mean_std_normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -22,9 +22,7 @@ from ndtool.errors import ConfigError, ContractError
 from ndtool.export.codegen.engine_project import EngineModel, emit_engine, fnv1a
 from ndtool.export.codegen.model import names_beside_others
 from ndtool.export.codegen.strings import text_bytes
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.quant.pixels import quantize_pixels
 
 pytestmark = pytest.mark.usefixtures("tflite_micro")

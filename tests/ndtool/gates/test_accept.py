@@ -15,9 +15,7 @@ from judging import LABELS, NOW, OTHER, TOOLS, TRUTH, make_evidence, make_folder
 
 from ndtool.errors import ConfigError, GateError
 from ndtool.evaluate import Accuracy
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.gates.accept import (
     Change,
     Request,

@@ -16,9 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndtool.errors import ConfigError, GateError, InputError, NdError
-from ndtool.files import (
-    sha256_bytes,
-)
+from ndtool.files import sha256_bytes
 from ndtool.gates import rules
 from ndtool.gates.baseline import (
     MAX_COUNT,
