@@ -123,6 +123,15 @@ class Preset:
     data: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """What the runs train on."""
+
+    of_seed: Mapping[int, str]  # as ndtool train takes it
+    flags: tuple[str, ...]  # augmentation of the source, for subsets of it in files of their own
+    title: str
+
+
 _SMALL_IMAGES = (
     *("--model=mbv2", "--width=0.35", "--stem-stride=1", "--strides=1,1,2,2,1,2"),
     *("--batch-size=128", "--lr=0.1", "--warmup=0.05", "--weight-decay=4e-5", "--clip-norm=1"),
@@ -155,17 +164,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     torch.set_num_threads(arguments.threads)
 
-    spec, title = find_data(arguments.data)
-    common = list(arguments.flags)
-    base = [f"--data={spec}", *common, f"--epochs={arguments.epochs}"]
-    first = prepare(parse_options(base), name="step", out=out)
-    data = dict.fromkeys(arguments.seeds, spec)
-    if arguments.train_images:
-        common += source_flags(first.options)
-        title = f"{title}, {arguments.train_images} training images a seed"
-        for seed in arguments.seeds:
-            data[seed] = f"npz:{subset_npz(first, arguments.train_images, seed)}"
-    settle(out, common, title, arguments)
+    first, images = find_images(arguments, out)
+    common = [*arguments.flags, *images.flags]
+    settle(out, common, images.title, arguments)
     write_teacher(out, first.options)
     rows = remember_rows(out, arguments)
     ratio = Ratios(out / RATIOS, first, common)
@@ -173,11 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     todo = [job for job in jobs if not result_path(out, job).is_file()]
     print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are done", flush=True)
 
-    commands = {job: flags_of(job, common, data, out) for job in todo}
+    commands = {job: flags_of(job, common, images.of_seed, out) for job in todo}
     on_gpu = find_device(first.options.device).type == "cuda"
     failed = run_all(todo, commands, out, parallel=arguments.jobs, deadline=deadline, gpu=on_gpu)
 
-    write_table(out, jobs, first, title, arguments)
+    write_table(out, jobs, first, images.title, arguments)
     left = [job for job in jobs if not result_path(out, job).is_file()]
     print(f"{len(jobs) - len(left)} of {len(jobs)} runs are done", flush=True)
     if not left:
@@ -192,7 +193,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--table", type=int, choices=TABLES, required=True)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--train-images", type=int, default=0, help="so many, equal by class")
     add_training(parser)
     return settle_training(parser, parser.parse_args(argv))
 
@@ -201,6 +201,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     """What is trained, and for how long."""
     parser.add_argument("--preset", choices=PRESETS)
     parser.add_argument("--data", default="", help=f"as ndtool train takes it, or {PACK}")
+    parser.add_argument("--train-images", type=int, default=0, help="so many, equal by class")
     parser.add_argument("--model", default="")
     parser.add_argument("--width", default="")
     parser.add_argument("--strides", default="")
@@ -256,9 +257,19 @@ def find_data(text: str) -> tuple[str, str]:
     return text, Path(place).stem if kind == "npz" else kind
 
 
-def source_flags(options: TrainOptions) -> list[str]:
-    """The augmentation that follows from the source, for a subset of it in another file."""
-    return [f"--crop={options.crop_px}", "--flip" if options.flip else "--no-flip"]
+def find_images(arguments: argparse.Namespace, out: Path) -> tuple[Prepared, Images]:
+    """What is trained on, and a run on all of it, prepared; subsets are made where they are not."""
+    spec, title = find_data(arguments.data)
+    base = [f"--data={spec}", *arguments.flags, f"--epochs={arguments.epochs}"]
+    first = prepare(parse_options(base), name="step", out=out)
+    if not arguments.train_images:
+        return first, Images(of_seed=dict.fromkeys(arguments.seeds, spec), flags=(), title=title)
+    options, count = first.options, arguments.train_images
+    return first, Images(
+        of_seed={seed: f"npz:{subset_npz(first, count, seed)}" for seed in arguments.seeds},
+        flags=(f"--crop={options.crop_px}", "--flip" if options.flip else "--no-flip"),
+        title=f"{title}, {count} training images a seed",
+    )
 
 
 def settle(out: Path, flags: Sequence[str], title: str, arguments: argparse.Namespace) -> None:

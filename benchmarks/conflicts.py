@@ -26,7 +26,7 @@ import torch
 from ablation import (
     UNFINISHED,
     add_training,
-    find_data,
+    find_images,
     settle_training,
     write_json,
 )
@@ -69,21 +69,21 @@ def main() -> int:
     arguments = settle_training(parser, parser.parse_args())
     rows = arguments.rows or ["full"]
     deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes else None
-    spec, title = find_data(arguments.data)
+    _, images = find_images(arguments, arguments.out)
     curves: dict[str, dict[int, dict[str, float]]] = {}
     finished = True
     for row in rows:
         if row not in FORMS:
             parser.error(f"{row}: rows of another length are not drawn")
         for seed in arguments.seeds:
-            flags = [*arguments.flags, *FORMS[row], f"--epochs={arguments.epochs}"]
-            options = parse_options([f"--data={spec}", *flags, f"--seed={seed}"])
+            flags = [*arguments.flags, *images.flags, *FORMS[row], f"--epochs={arguments.epochs}"]
+            options = parse_options([f"--data={images.of_seed[seed]}", *flags, f"--seed={seed}"])
             prepared = prepare(options, name=f"{row}-s{seed}", out=arguments.out)
             curve = Curve(prepared, every=arguments.every, deadline=deadline)
             finished = curve.complete() and finished
             curves.setdefault(row, {})[seed] = curve.values
     document = {
-        "data": title,
+        "data": images.title,
         "epochs": arguments.epochs,
         "flags": arguments.flags,
         "machine": machine(find_device(parse_options(arguments.flags).device))
@@ -92,7 +92,7 @@ def main() -> int:
     }
     stem = arguments.results / f"conflicts-{arguments.label}"
     write_json(stem.with_suffix(".json"), document)
-    stem.with_suffix(".png").write_bytes(draw(curves, title))
+    stem.with_suffix(".png").write_bytes(draw(curves, images.title))
     print(stem.with_suffix(".png"))
     return 0 if finished else UNFINISHED
 
@@ -200,7 +200,7 @@ def draw(curves: dict[str, dict[int, dict[str, float]]], title: str) -> bytes:
         means = [statistics.fmean(values[epoch] for values in points) for epoch in common]
         axes.plot(common, means, color=colour, marker="o", ms=3, label=f"{row} (n = {len(points)})")
     axes.set(
-        title=f"Layers with conflicting gradients, validation part: {title}",
+        title=f"Layers with conflicting gradients, validation part\n{title}",
         xlabel="epoch",
         ylabel="layers, %",
         ylim=(0, None),

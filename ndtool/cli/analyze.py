@@ -87,12 +87,8 @@ def analyze(
     """
     from ndtool.export.fit import Design, Room, require_plannable
     from ndtool.export.networks import load_network, spec_network
-    from ndtool.files import (
-        require_outputs,
-    )
-    from ndtool.rundir import (
-        run_folder,
-    )
+    from ndtool.files import require_outputs
+    from ndtool.rundir import run_folder
     from ndtool.targets import find_target, load_targets
 
     given = origins(ctx)
@@ -201,9 +197,7 @@ def _report(
     """Print figures, layers and verdicts; exit 4 when the one board is too small."""
     from ndtool.export.analyze import DEFAULT_CORE, analysis_csv
     from ndtool.export.fit import fit_error, need_of, remedy_for
-    from ndtool.files import (
-        write_text_atomic,
-    )
+    from ndtool.files import write_text_atomic
 
     cores = dict.fromkeys(room.target.core for room in rooms) or {DEFAULT_CORE: None}
     of_core = {core: network.analyze(core) for core in cores}

@@ -148,12 +148,8 @@ def write_files(
     verdict: "Verdict", *, junit: Path | None, markdown: Path | None, began: time.struct_time
 ) -> None:
     """The verdict in other forms, also when a gate failed."""
-    from ndtool.files import (
-        write_text_atomic,
-    )
-    from ndtool.rundir import (
-        package_versions,
-    )
+    from ndtool.files import write_text_atomic
+    from ndtool.rundir import package_versions
 
     if junit is not None:
         from ndtool.gates.junit import junit_text
@@ -176,12 +172,8 @@ def write_refusal(
     seconds: float,
 ) -> None:
     """Why there is no verdict, in the forms that it would have had."""
-    from ndtool.files import (
-        write_text_atomic,
-    )
-    from ndtool.rundir import (
-        package_versions,
-    )
+    from ndtool.files import write_text_atomic
+    from ndtool.rundir import package_versions
 
     if junit is not None:
         from ndtool.gates.junit import refusal_junit

@@ -23,9 +23,7 @@ Sheet = Annotated[
 def inspect(spec: Spec, out: Sheet = None, **values: Any) -> None:
     """Decode everything and tell what train would do with it; exit 2 if train would refuse."""
     from ndtool.data.inspect import contact_sheet, inspect_source, report_lines
-    from ndtool.files import (
-        write_atomic,
-    )
+    from ndtool.files import write_atomic
     from ndtool.prepare import prepare
 
     # The run folder that `prepare` names is not made here.

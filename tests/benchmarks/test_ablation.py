@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from scipy import stats
 from ndtool.export.extract import extract_student, float_logits
 from ndtool.prepare import prepare
 from ndtool.training.stage import train_stage
+from ndtool.types import Part
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ablation
@@ -308,6 +310,25 @@ def test_places_are_not_in_what_is_published(tmp_path: Path) -> None:
     assert str(tmp_path) not in command and "--rows full,baseline@2" in command
     assert "--rows" not in ablation.command_line(found, rows.TABLES[2])
     assert ablation.find_data(found.data) == (found.data, "cifar")
+
+
+def test_each_seed_has_images_of_its_own_with_the_sources_augmentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    whole = f"npz:{tiny_data.write_npz(tmp_path / 'tiny.npz')}"
+    base = ["--table", "1", "--data", whole, "--epochs", "1", "--seeds", "0,1", "--out", "x"]
+    first, images = ablation.find_images(ablation.parse_arguments(base), tmp_path)
+    assert images == ablation.Images(of_seed={0: whole, 1: whole}, flags=(), title="tiny")
+
+    few = ablation.parse_arguments([*base, "--train-images", "30", "--set", "crop=2"])
+    first, images = ablation.find_images(few, tmp_path)
+    assert images.title == "tiny, 30 training images a seed"
+    assert images.flags == ("--crop=2", "--flip" if first.options.flip else "--no-flip")
+    assert len({*images.of_seed.values(), whole}) == 3
+    for seed, spec in images.of_seed.items():
+        drawn = prepare(replace(first.options, data=spec, seed=seed), name="", out=tmp_path)
+        assert sum(drawn.source.info.counts[Part.TRAIN]) == 30
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,6 @@ OPTIONS = TrainOptions(
 
 
 def prepared_run(folder: Path, options: TrainOptions = OPTIONS) -> Prepared:
-    from dataclasses import replace
-
     path = tiny_data.write_npz(folder / "tiny.npz")
     return prepare(replace(options, data=f"npz:{path}"), name="run", out=folder)
 
