@@ -77,6 +77,7 @@ from ablation_run import (
     RESULTS,
     RUN_STEPS,
     RUNS,
+    UNFINISHED,
     as_flags,
     flags_of,
     parse_options,
@@ -86,8 +87,10 @@ from ablation_run import (
 from datasets import cifar100_npz, subset_npz
 from train_step import machine
 
+from ndtool.data.types import source_sha256
 from ndtool.errors import NdError
 from ndtool.files import write_atomic
+from ndtool.identity import TRAIN_VERSION
 from ndtool.options import TrainOptions
 from ndtool.prepare import Prepared, prepare
 from ndtool.rundir import (
@@ -104,7 +107,6 @@ from ndtool.types import Part
 
 HERE = Path(__file__).resolve().parent
 REPEATS = 5  # measurements of a step's cost
-UNFINISHED = 75  # exit status: call again
 POLL_S = 0.5
 SAMPLE_S = 5.0  # between two looks at the GPU
 STOP_S = 30.0  # for a worker to end after SIGTERM
@@ -166,9 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     first, images = find_images(arguments, out)
     common = [*arguments.flags, *images.flags]
-    settle(out, common, images.title, arguments)
+    settle(out, common, images.title, first, arguments)
     write_teacher(out, first.options)
-    rows = remember_rows(out, arguments)
+    rows = arguments.rows or TABLES[arguments.table]
+    asked = remember_rows(out, arguments.table, rows, arguments.seeds)
     ratio = Ratios(out / RATIOS, first, common)
     jobs = plan(map(parse_row, rows), arguments.seeds, arguments.epochs, ratio.of)
     todo = [job for job in jobs if not result_path(out, job).is_file()]
@@ -178,7 +181,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     on_gpu = find_device(first.options.device).type == "cuda"
     failed = run_all(todo, commands, out, parallel=arguments.jobs, deadline=deadline, gpu=on_gpu)
 
-    write_table(out, jobs, first, images.title, arguments)
+    every = [
+        job
+        for row, seeds in asked.items()
+        for job in plan([parse_row(row)], seeds, arguments.epochs, ratio.of)
+    ]
+    unfinished = [job.name for job in every if not result_path(out, job).is_file()]
+    write_table(out, asked, list(dict.fromkeys(unfinished)), first, images.title, arguments)
     left = [job for job in jobs if not result_path(out, job).is_file()]
     print(f"{len(jobs) - len(left)} of {len(jobs)} runs are done", flush=True)
     if not left:
@@ -245,7 +254,7 @@ def settle_training(
     except ValueError as problem:
         parser.error(str(problem))
     kind, _, place = found.data.removesuffix("-pack").partition(":")
-    found.label = found.label or found.preset or slug(Path(place).stem if kind == "npz" else kind)
+    found.label = found.label or found.preset or slug(name_of(kind, place))
     return found
 
 
@@ -254,7 +263,12 @@ def find_data(text: str) -> tuple[str, str]:
     if text == PACK:
         return f"npz:{cifar100_npz()}", PACK_TITLE
     kind, _, place = text.partition(":")
-    return text, Path(place).stem if kind == "npz" else kind
+    return text, name_of(kind, place)
+
+
+def name_of(kind: str, place: str) -> str:
+    """Of the data, without its place."""
+    return Path(place).stem if kind in ("npz", "folder") else kind
 
 
 def find_images(arguments: argparse.Namespace, out: Path) -> tuple[Prepared, Images]:
@@ -272,9 +286,21 @@ def find_images(arguments: argparse.Namespace, out: Path) -> tuple[Prepared, Ima
     )
 
 
-def settle(out: Path, flags: Sequence[str], title: str, arguments: argparse.Namespace) -> None:
+def settle(
+    out: Path,
+    flags: Sequence[str],
+    title: str,
+    first: Prepared,
+    arguments: argparse.Namespace,
+) -> None:
     """Keep what all runs of the folder share; ends the program where it was something else."""
-    mine = {"flags": list(flags), "data": title, "epochs": arguments.epochs}
+    mine = {
+        "flags": list(flags),
+        "data": title,
+        "data_sha256": source_sha256(first.source),
+        "epochs": arguments.epochs,
+        "train_version": TRAIN_VERSION,
+    }
     path = out / SETTINGS
     if path.is_file():
         theirs = json.loads(path.read_text())
@@ -283,12 +309,15 @@ def settle(out: Path, flags: Sequence[str], title: str, arguments: argparse.Name
     write_json(path, mine)
 
 
-def remember_rows(out: Path, arguments: argparse.Namespace) -> list[str]:
-    """The rows to be run now; they stay in the table when other rows are asked for."""
-    asked = arguments.rows or list(TABLES[arguments.table])
-    path = out / f"rows-{arguments.table}.json"
-    before = json.loads(path.read_text()) if path.is_file() else []
-    write_json(path, list(dict.fromkeys([*before, *asked])))
+def remember_rows(
+    out: Path, table: int, rows: Sequence[str], seeds: Sequence[int]
+) -> dict[str, list[int]]:
+    """Every row that the table was ever asked for, these included, with its seeds."""
+    path = out / f"rows-{table}.json"
+    asked: dict[str, list[int]] = json.loads(path.read_text()) if path.is_file() else {}
+    for row in rows:
+        asked[row] = sorted({*asked.get(row, []), *seeds})
+    write_json(path, asked)
     return asked
 
 
@@ -367,6 +396,8 @@ def run_all(
                 del running[job]
                 if process.exitcode == 0:
                     print(f"{job.name}: {said(out, job)}", flush=True)
+                elif process.exitcode == UNFINISHED:
+                    print(f"{job.name}: another process is at it", flush=True)
                 else:
                     failed.add(job.name)
                     print(f"{job.name} failed, see {out / LOGS / job.name}.log", flush=True)
@@ -423,14 +454,14 @@ def said(out: Path, job: Job) -> str:
 
 def write_table(
     out: Path,
-    jobs: Sequence[Job],
+    asked: Mapping[str, Sequence[int]],
+    unfinished: Sequence[str],
     first: Prepared,
     title: str,
     arguments: argparse.Namespace,
 ) -> None:
-    """ablation-TABLE-LABEL.json and .md of every row that this table was ever asked for."""
+    """ablation-TABLE-LABEL.json and .md of every row that this table was ever `asked` for."""
     results = [json.loads(path.read_text()) for path in sorted((out / RESULTS).glob("*.json"))]
-    asked = json.loads((out / f"rows-{arguments.table}.json").read_text())
     rows = [*TABLES[arguments.table], *asked]
     taught = any(parse_row(row).form in TAUGHT_FROM_OUTSIDE for row in rows)
     found = by_row(results, [TEACHER, *rows] if taught else rows)
@@ -438,14 +469,14 @@ def write_table(
         "paper_table": arguments.table,
         "data": title,
         "set_up": set_up(first, arguments),
-        "command": command_line(arguments, asked),
+        "commands": command_lines(arguments, asked),
         "machine": machine(find_device(first.options.device))
         | {"jobs": arguments.jobs}
         | package_versions(("torch", "numpy")),
         "step_ratios": json.loads((out / RATIOS).read_text()) if (out / RATIOS).is_file() else {},
         "table": tabulate(found),
         "differences": compare(found),
-        "unfinished": [job.name for job in jobs if not result_path(out, job).is_file()],
+        "unfinished": unfinished,
         "runs": [result for results in found.values() for result in results],
     }
     stem = arguments.results / f"ablation-{arguments.table}-{arguments.label}"
@@ -469,18 +500,24 @@ def set_up(first: Prepared, arguments: argparse.Namespace) -> str:
     )
 
 
-def command_line(arguments: argparse.Namespace, rows: Sequence[str]) -> str:
-    """The call that repeats the table of `rows`; places are left out."""
+def command_lines(arguments: argparse.Namespace, asked: Mapping[str, Sequence[int]]) -> list[str]:
+    """The calls that repeat the table, one for each choice of seeds; places are left out."""
     kind, colon, _ = arguments.data.partition(":")
-    words = ["--table", str(arguments.table), "--data", f"{kind}:..." if colon else kind]
-    words += ["--epochs", str(arguments.epochs), "--seeds", ",".join(map(str, arguments.seeds))]
+    common = ["--table", str(arguments.table), "--data", f"{kind}:..." if colon else kind]
+    common += ["--epochs", str(arguments.epochs)]
     if arguments.train_images:
-        words += ["--train-images", str(arguments.train_images)]
-    if list(rows) != list(TABLES[arguments.table]):
-        words += ["--rows", ",".join(rows)]
+        common += ["--train-images", str(arguments.train_images)]
     for flag in arguments.flags:
-        words += ["--set", flag.removeprefix("--")]
-    return shlex.join(["python", "benchmarks/ablation.py", *words, "--out", "..."])
+        common += ["--set", flag.removeprefix("--")]
+    lines = []
+    for seeds in sorted({tuple(seeds) for seeds in asked.values()}):
+        rows = [row for row, own in asked.items() if tuple(own) == seeds]
+        words = ["--seeds", ",".join(map(str, seeds))]
+        if rows != list(TABLES[arguments.table]):
+            words += ["--rows", ",".join(rows)]
+        call = ["python", "benchmarks/ablation.py", *common, *words, "--out", "..."]
+        lines.append(shlex.join(call))
+    return lines
 
 
 def write_json(path: Path, value: object) -> None:

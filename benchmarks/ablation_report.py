@@ -11,9 +11,9 @@ from ablation_rows import BASELINE, TAUGHT_FROM_OUTSIDE, TEACHER, opponents, par
 from scipy import stats
 
 CONFIDENCE = 0.95
-SAME_TIME = 0.15  # of a row's, by which a plain row's may differ to be held against it
+SAME_TIME = 0.2  # of a row's, by which a plain row's may differ to be held against it
 ACCURACIES = ("test_last", "test_best")
-COSTS = ("cpu_s", "step_s", "step_ratio", "images_per_s", "gpu_percent", "arithmetic")
+COSTS = ("cpu_s", "step_s", "step_ratio", "gpu_percent", "arithmetic")
 
 Result = dict[str, Any]  # of one run: what `ablation_run` measured, accuracies 0..1
 
@@ -66,10 +66,9 @@ def by_row(results: Iterable[Result], order: Sequence[str]) -> dict[str, list[Re
 
 def compare(rows: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
     """Each row against plain training of as many epochs and of equal time, in percentage points."""
-    times = {name: _with_teacher(name, rows) for name in rows}
     compared = []
     for name in rows:
-        others = opponents(parse_row(name), rows) + _as_long(name, times)
+        others = opponents(parse_row(name), rows) + _as_long(name, rows)
         for other in dict.fromkeys(others):
             line: dict[str, Any] = {"row": name, "minus": other}
             for key in ACCURACIES:
@@ -82,25 +81,32 @@ def compare(rows: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
     return compared
 
 
-def _with_teacher(name: str, rows: Mapping[str, list[Result]]) -> float | None:
-    """Time of a row over the baseline's; that of its outer teacher, if it has one, included."""
-    plain = rows.get(BASELINE, [])
-    own = _relative(rows[name], plain)
+def _times(name: str, rows: Mapping[str, list[Result]]) -> dict[int, float]:
+    """Seconds of a row's steps by seed, process time on a CPU; with its outer teacher's."""
+    own = {r["seed"]: r["time_s"] for r in rows.get(name, [])}
     if parse_row(name).form not in TAUGHT_FROM_OUTSIDE:
         return own
-    taught = _relative(rows.get(TEACHER, []), plain)
-    return None if own is None or taught is None else own + taught
+    outer = {r["seed"]: r["time_s"] for r in rows.get(TEACHER, [])}
+    return {seed: own[seed] + outer[seed] for seed in own if seed in outer}
 
 
-def _as_long(name: str, times: Mapping[str, float | None]) -> list[str]:
+def _relative(own: Mapping[int, float], base: Mapping[int, float]) -> float | None:
+    """How many times as long as `base`, mean over the seeds that both have."""
+    ratios = [own[seed] / base[seed] for seed in own if base.get(seed)]
+    return statistics.fmean(ratios) if ratios else None
+
+
+def _as_long(name: str, rows: Mapping[str, list[Result]]) -> list[str]:
     """The plain rows that took as long as row `name`."""
-    own = times[name]
-    if own is None or parse_row(name).form in (BASELINE, TEACHER):
+    if parse_row(name).form in (BASELINE, TEACHER):
         return []
+    own = _times(name, rows)
     return [
         other
-        for other, time in times.items()
-        if parse_row(other).form == BASELINE and time and abs(time / own - 1) <= SAME_TIME
+        for other in rows
+        if parse_row(other).form == BASELINE
+        and (ratio := _relative(_times(other, rows), own)) is not None
+        and abs(ratio - 1) <= SAME_TIME
     ]
 
 
@@ -111,7 +117,7 @@ def _plain_difference(found: Difference) -> dict[str, Any]:
 
 def tabulate(rows: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
     """One line a row: accuracies in percent, costs as means over the seeds."""
-    plain = rows.get(BASELINE, [])
+    plain = _times(BASELINE, rows)
     table = []
     for name, results in rows.items():
         line: dict[str, Any] = {"row": name, "n": len(results), "epochs": results[0]["epochs"]}
@@ -124,20 +130,17 @@ def tabulate(rows: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
         for key in COSTS:
             values = [r[key] for r in results if r[key] is not None]
             line[key] = round(statistics.fmean(values), 2) if values else None
-        line["time_of_baseline"] = _relative(results, plain)
-        line["time_with_teacher"] = _with_teacher(name, rows)
+        rates = [r["images_per_s"] * r["step_s"] / r["time_s"] for r in results]
+        line["images_per_s"] = round(statistics.fmean(rates), 2)
+        alone = {r["seed"]: r["time_s"] for r in results}
+        for key, own in (("time_of_baseline", alone), ("time_with_teacher", _times(name, rows))):
+            ratio = _relative(own, plain)
+            line[key] = None if ratio is None else round(ratio, 2)
         for key in ("conflict_rate", "kl_share"):
             ends = [r[key] for r in results if r[key] is not None]
             line[key] = [round(statistics.fmean(e), 2) for e in zip(*ends, strict=True)] or None
         table.append(line)
     return table
-
-
-def _relative(results: Sequence[Result], plain: Sequence[Result]) -> float | None:
-    """Time of a row's steps over the baseline's, on common seeds: process time on a CPU."""
-    own, base = ({r["seed"]: r["time_s"] for r in side} for side in (results, plain))
-    ratios = [own[seed] / base[seed] for seed in own if base.get(seed)]
-    return round(statistics.fmean(ratios), 2) if ratios else None
 
 
 def page(document: Mapping[str, Any]) -> str:
@@ -148,7 +151,7 @@ def page(document: Mapping[str, Any]) -> str:
         "",
         document["set_up"],
         "",
-        f"`{document['command']}`",
+        *(f"    {command}" for command in document["commands"]),
         "",
         *_key_values(document["machine"]),
         "",
@@ -156,9 +159,10 @@ def page(document: Mapping[str, Any]) -> str:
         " seeds, and each seed's value. *last*: after the last epoch; *best*: of the epoch that is"
         " best on the validation part. The test part was read once for each finished run. *time*:"
         " of the training steps alone, over the baseline's; in brackets with that of the outer"
-        " teacher, which is trained first. *step*: time of the run's mean step"
-        " over a plain one's, measured in turns with it at the end of the run. *arithmetic*: the"
-        " same in multiply-accumulates.",
+        " teacher, which is trained first; process time on a CPU, where the runs share the machine."
+        " *images/s*: of the same time. *step*: time of the run's mean step over a plain one's,"
+        " measured in turns with it at the end of the run. *arithmetic*: the same in"
+        " multiply-accumulates.",
         "",
         "| row | n | epochs | last | best | train | teacher (val) | time | step | arithmetic"
         " | CPU s | images/s | GPU % | conflict | KL share |",

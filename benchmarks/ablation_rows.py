@@ -54,9 +54,9 @@ TABLES: Mapping[int, tuple[str, ...]] = {
         *(BASELINE, "kd", "netaug", "in-situ", "surgery", "full"),
         *(f"{BASELINE}@2", "in-situ@2", "full@2", f"{BASELINE}@full"),
     ),
-    2: (BASELINE, "expand-2", "in-situ", "expand-4", "expand-5", "expand-2-3"),
-    4: (BASELINE, "surgery", "threshold-.36", "full", "threshold-.72"),
-    5: (BASELINE, "kd", "surgery", "full+kd"),
+    2: (BASELINE, "expand-2", "in-situ", "expand-4", "expand-5", "expand-2-3", f"{BASELINE}@full"),
+    4: (BASELINE, "surgery", "threshold-.36", "full", "threshold-.72", f"{BASELINE}@full"),
+    5: (BASELINE, "kd", "surgery", "full+kd", f"{BASELINE}@full"),
 }
 
 

@@ -17,6 +17,7 @@ from ndtool import console
 from ndtool.arch import ArchSpec, count_macs, count_parameters, expand
 from ndtool.cli.app import app
 from ndtool.cli.verbs import build
+from ndtool.data.readers import end_with_parent
 from ndtool.errors import NdError
 from ndtool.files import write_atomic
 from ndtool.options import TRAIN, TrainOptions
@@ -41,6 +42,7 @@ RUNS = "runs"
 RESULTS = "results"
 LOGS = "logs"
 GPU = "gpu"
+UNFINISHED = 75  # exit status: call again
 RUN_STEPS = 10_000  # of a run whose share of steps with a teacher is wanted
 
 
@@ -99,9 +101,10 @@ def wide(*, width: float, size_px: int, in_channels: int, classes: int) -> ArchS
 def run_job(job: Job, flags: Sequence[str], out: Path) -> None:
     """Train until it is done, then write the result; the entry point of a worker process.
 
-    Everything it says goes into a log. SIGTERM ends it as Ctrl-C does: the checkpoint of the last
-    whole epoch is there, and the next call goes on from it.
+    Everything it says goes into a log. SIGTERM ends it as Ctrl-C does, and it ends when its parent
+    is gone: the checkpoint of the last whole epoch is there, and the next call goes on from it.
     """
+    end_with_parent()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     log = os.open(out / LOGS / f"{job.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -115,7 +118,7 @@ def run_job(job: Job, flags: Sequence[str], out: Path) -> None:
         result = measure_run(job, prepared)
     except NdError as problem:
         console.error(console.error_line(problem))
-        sys.exit(1)
+        sys.exit(UNFINISHED if problem.code == "run.locked" else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     text = json.dumps(result, indent=1) + "\n"

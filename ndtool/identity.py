@@ -22,7 +22,7 @@ from ndtool.files import (
     read_bounded,
     sha256_bounded,
 )
-from ndtool.options import MAX_EXTENSIONS, NOT_COMPARED, READ_BY, TRAIN_BOUNDS, TrainOptions
+from ndtool.options import MAX_EXTENSIONS, NOT_COMPARED, TRAIN_BOUNDS, TrainOptions, is_read
 from ndtool.prepare import Prepared
 from ndtool.rundir import (
     CHECKPOINT,
@@ -52,9 +52,8 @@ def settings(options: TrainOptions) -> dict[str, Value]:
     """The options that decide a training's result, as plain values for the manifest."""
     plain: dict[str, Value] = {}
     for key, value in asdict(options).items():
-        if key in NOT_COMPARED or value is None or value == ():
-            continue
-        if options.recipe not in READ_BY.get(key, (options.recipe,)):
+        unset = value is None or value == ()
+        if unset or key in NOT_COMPARED or not is_read(key, options):
             continue
         plain[key] = _plain(value)
     return plain

@@ -131,26 +131,6 @@ class CheckOptions:
     workers: int = 0
 
 
-# Options that only some recipes read
-READ_BY: Final[Mapping[str, frozenset[Recipe]]] = MappingProxyType(
-    {
-        **dict.fromkeys(
-            (
-                "student_loss",
-                "surgery",
-                "expand",
-                "uncertainty",
-                "teacher_start",
-                "teacher_stop",
-                "teacher_every",
-            ),
-            frozenset({Recipe.NETDISTILLER}),
-        ),
-        **dict.fromkeys(("teacher", "temperature"), frozenset({Recipe.KD, Recipe.NETDISTILLER})),
-        "kd_weight": frozenset({Recipe.KD}),
-        **dict.fromkeys(("freeze", "freeze_epochs"), frozenset({Recipe.PLAIN, Recipe.KD})),
-    }
-)
 # Options that change how a training is done, not what comes out of it
 NOT_COMPARED: Final = (
     "device",
@@ -207,3 +187,27 @@ TRAIN_BOUNDS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
 WORD_OF: Final[Mapping[str, str]] = MappingProxyType(
     {"crop_px": "crop", "max_drop_points": "max_drop"}
 )
+
+
+def is_read(field: str, options: TrainOptions) -> bool:
+    """Whether a training with `options` reads this one of them."""
+    distils = options.recipe is Recipe.NETDISTILLER
+    match field:
+        case "student_loss" | "surgery" | "expand":
+            return distils
+        case "teacher_start" | "teacher_stop" | "teacher_every":
+            return distils
+        case "uncertainty":
+            return distils and options.student_loss is StudentLoss.UD
+        case "teacher":
+            return distils or options.recipe is Recipe.KD
+        case "temperature":
+            return bool(options.teacher)
+        case "kd_weight":
+            return options.recipe is Recipe.KD
+        case "freeze" | "freeze_epochs":
+            return options.recipe in (Recipe.PLAIN, Recipe.KD)
+        case "bad_files":
+            return options.data.startswith("folder:")
+        case _:
+            return True

@@ -8,7 +8,7 @@ from typing import Final
 
 from ndtool.console import visible
 from ndtool.errors import ConfigError
-from ndtool.options import READ_BY, TrainOptions
+from ndtool.options import TrainOptions, is_read
 from ndtool.rundir import checkpoint_file
 from ndtool.types import Recipe, TeacherKind
 
@@ -31,7 +31,7 @@ def check_teacher(options: TrainOptions) -> None:
         ConfigError: the two do not go together, or --teacher names nothing of its kinds.
     """
     recipe = options.recipe
-    if options.teacher and recipe not in READ_BY["teacher"]:
+    if options.teacher and not is_read("teacher", options):
         raise ConfigError(
             f"--recipe {recipe.value} learns from no external teacher",
             where="--teacher",

@@ -21,7 +21,7 @@ from ndtool.arch import ArchSpec, parse_spec
 from ndtool.console import visible
 from ndtool.contract import MAX_CONTRACT_BYTES, Contract, parse_contract
 from ndtool.errors import InputError
-from ndtool.files import write_atomic
+from ndtool.identity import TRAIN_VERSION
 from ndtool.machine import MAX_PROCESSES
 from ndtool.options import MAX_EXTENSIONS, MAX_RATES, RATE_BOUNDS
 from ndtool.rundir import Value
@@ -30,8 +30,9 @@ from ndtool.training.supernet import Supernet, plan_layout
 from ndtool.training.torch_file import load_torch_file
 from ndtool.types import Sha256
 
-FORMAT: Final = "ndtool.checkpoint/2"
+FORMAT: Final = "ndtool.checkpoint/3"
 MAX_ENTRIES: Final = 64  # of the zip; ours has eleven
+MAX_VERSION: Final = 10_000  # of the train stage
 MAX_EPOCHS: Final = 100_000
 MAX_STEPS: Final = 2**53
 MAX_SPEC_CHARS: Final = 1024**2
@@ -53,6 +54,7 @@ class Identity:
     threads: int
     memory_format: str = MEMORY_FORMAT
     processes: int = 1
+    version: int = TRAIN_VERSION  # of the train stage that made it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,6 +72,7 @@ class Checkpoint:
     skipped_in_row: int
     best_accuracy: float
     best_epoch: int
+    best_sha256: str  # of the file of that epoch; empty in that file itself
     history: tuple[HistoryRow, ...]
 
     def supernet(self, device: torch.device | str = "cpu") -> Supernet:
@@ -111,12 +114,13 @@ class Checkpoint:
             skipped_in_row=self.skipped_in_row,
             best_accuracy=self.best_accuracy,
             best_epoch=self.best_epoch,
+            best_sha256=self.best_sha256,
             history=[dict(row) for row in self.history],
         )
 
 
-def save(path: Path, state: TrainState, identity: Identity) -> None:
-    """Replace `path` by the state at once; a kill leaves the old file or the new one."""
+def encode(state: TrainState, identity: Identity) -> bytes:
+    """A checkpoint file of the state between two epochs."""
     document = {
         "format": FORMAT,
         "theta": state.net.theta.cpu(),
@@ -130,6 +134,7 @@ def save(path: Path, state: TrainState, identity: Identity) -> None:
         "skipped_in_row": state.skipped_in_row,
         "best_accuracy": state.best_accuracy,
         "best_epoch": state.best_epoch,
+        "best_sha256": state.best_sha256,
         "history": state.history,
         "options": dict(identity.options),
         "spec": identity.spec.to_json(),
@@ -140,11 +145,12 @@ def save(path: Path, state: TrainState, identity: Identity) -> None:
         "torch": identity.torch,
         "threads": identity.threads,
         "processes": identity.processes,
+        "version": identity.version,
         "memory_format": identity.memory_format,
     }
     buffer = io.BytesIO()
     torch.save(document, buffer)
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load(path: Path) -> Checkpoint:
@@ -204,6 +210,7 @@ def _parse(document: Mapping[object, object], path: Path) -> Checkpoint:
         threads=read.count("threads", 4096),
         processes=read.count("processes", MAX_PROCESSES),
         memory_format=read.text("memory_format", 100),
+        version=read.count("version", MAX_VERSION),
     )
     made = Checkpoint(
         identity=identity,
@@ -217,6 +224,7 @@ def _parse(document: Mapping[object, object], path: Path) -> Checkpoint:
         skipped_in_row=read.count("skipped_in_row", MAX_STEPS),
         best_accuracy=read.number("best_accuracy"),
         best_epoch=read.count("best_epoch", epoch),
+        best_sha256=read.text("best_sha256", 64),
         history=read.history(epoch),
     )
     if contract.num_classes != spec.classes or not (identity.threads and identity.processes):

@@ -120,7 +120,7 @@ def _with_others(me: int | None = None) -> Iterator[None]:
             "another process of this training is gone or does not answer; what the last epoch"
             " wrote is kept",
             where=f"process {rank() if me is None else me}: {visible(first)}",
-            remedy="repeat the command to go on",
+            remedy="repeat the command (without --force) to go on",
             code="train.process-lost",
         ) from error
 

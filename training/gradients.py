@@ -7,7 +7,10 @@ On a layer's slice, with g_t the wider network's gradient there and g_s the narr
     sum:      g = g_t + g_s
     surgery:  g = (g_t - c g_s) + g_s = g_t + (1 - c) g_s
 
-so surgery is one scalar per layer. Nothing here waits for the device.
+so surgery is one scalar per layer. With several wider networks g_t is what the widest one's
+gradient has become by then, the sum that moves the narrower one's weights: an assistant joins the
+teacher, the student both of them. (Training-methods, 5, projects each wider gradient by itself,
+which also undoes conflicts that the sum does not have.) Nothing here waits for the device.
 """
 
 from __future__ import annotations

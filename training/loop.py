@@ -79,6 +79,7 @@ class TrainState:
     skipped_in_row: int = 0  # steps without a finite gradient up to now
     best_accuracy: float = -1.0  # of the student on the validation split
     best_epoch: int = 0
+    best_sha256: str = ""  # of best.pt; empty where the last epoch is the best: it is a copy
     history: list[HistoryRow] = field(default_factory=list)
     _alone_is_newer: bool = False
 

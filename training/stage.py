@@ -163,7 +163,7 @@ def _train(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> Stag
     images, validation = _read(prepared, force=force)
     # Only now is anything of an earlier training touched.
     files = _begin_run(prepared, given, force=force)
-    result = _fit(prepared, images, validation)
+    result = _fit(prepared, images, validation, force=force)
     pictures = [name for name in (CURVES, TENSORBOARD) if prepared.run.has(name)]
     written = (*files, *result.files, *pictures)
     return StageOutput(files=written, figures=_figures(prepared, result))
@@ -172,21 +172,25 @@ def _train(prepared: Prepared, given: Mapping[str, str], *, force: bool) -> Stag
 def _take_part(prepared: Prepared, *, force: bool) -> None:
     """The part of a process that is not the first."""
     images, validation = _read(prepared, force=force)
-    _fit(prepared, images, validation)
+    _fit(prepared, images, validation, force=force)
 
 
 def _read(prepared: Prepared, *, force: bool) -> tuple[Split | Listed, Split | Listed]:
     """The training and the validation part, and all else that must be good before it begins."""
     require("torch")
     require("matplotlib")  # not found missing after hours of training
+    from ndtool.training import collectives
     from ndtool.training.checks import check_graphs, check_options, check_splits
     from ndtool.training.devices import find_device
+    from ndtool.training.start import own_checkpoint
     from ndtool.training.teachers.external import open_teacher
     from ndtool.training.transfer import load_start
 
     check_options(prepared.options)
     device = find_device(prepared.options.device)
     check_graphs(prepared.options, device)
+    if collectives.rank() == 0 and not force:
+        own_checkpoint(prepared.run)
     if prepared.options.teacher:  # tried before any image is decoded
         open_teacher(prepared.options.teacher, prepared.contract, device, threads=1)
     if prepared.options.init_from and (force or not prepared.run.has(CHECKPOINT)):
@@ -264,7 +268,9 @@ def open_parts(prepared: Prepared) -> tuple[Split | Listed, Split | Listed]:
     return images, validation
 
 
-def _fit(prepared: Prepared, images: Split | Listed, validation: Split | Listed) -> TrainResult:
+def _fit(
+    prepared: Prepared, images: Split | Listed, validation: Split | Listed, *, force: bool
+) -> TrainResult:
     from ndtool.training import collectives
     from ndtool.training.schedule import run_ends, steps_per_epoch
     from ndtool.training.train import train
@@ -278,9 +284,7 @@ def _fit(prepared: Prepared, images: Split | Listed, validation: Split | Listed)
     )
     if prepared.run.has(CHECKPOINT):
         console.info("train: going on from the last checkpoint")
-    console.set_resume_hint(
-        f"last checkpoint {prepared.run / CHECKPOINT}; repeat the command to go on"
-    )
+    console.set_resume_hint(resume_hint(prepared.run, force=force))
     steps = epochs * steps_per_epoch(len(images), options.batch_size)
     scalars = collectives.rank() == 0 and (options.tensorboard or prepared.run.has(TENSORBOARD))
     with _watching(prepared.run, scalars=scalars) as watch, console.progress("train", steps) as bar:
@@ -295,6 +299,12 @@ def _fit(prepared: Prepared, images: Split | Listed, validation: Split | Listed)
             progress=bar,
             watch=watch,
         )
+
+
+def resume_hint(run: RunDir, *, force: bool) -> str:
+    """How an interrupted training is gone on with."""
+    how = "without --force to go on: with it, all begins anew" if force else "to go on"
+    return f"last checkpoint {run / CHECKPOINT}; repeat the command {how}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ And what it is, its `Identity`, which decides whether a checkpoint is its own.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import torch
 
@@ -15,10 +16,11 @@ from ndtool.console import visible
 from ndtool.contract import Contract
 from ndtool.data.folder import Listed
 from ndtool.data.types import Split
-from ndtool.errors import ConfigError
-from ndtool.identity import outer_files, settings
+from ndtool.errors import ConfigError, InputError
+from ndtool.files import read_bounded, sha256_bounded, sha256_bytes, write_atomic
+from ndtool.identity import TRAIN_VERSION, outer_files, settings
 from ndtool.options import NOT_COMPARED, TrainOptions
-from ndtool.rundir import CHECKPOINT, RunDir
+from ndtool.rundir import BEST, CHECKPOINT, MAX_CHECKPOINT_BYTES, RunDir
 from ndtool.training import checkpoint, collectives
 from ndtool.training.checkpoint import Checkpoint, Identity
 from ndtool.training.devices import threads_of
@@ -33,8 +35,44 @@ from ndtool.types import Sha256
 
 def load_checkpoint(run: RunDir) -> Checkpoint | None:
     """The run's checkpoint, as the first process finds it; only that one sees the folder."""
-    mine = collectives.rank() == 0 and run.has(CHECKPOINT)
-    return collectives.from_first(checkpoint.load(run / CHECKPOINT) if mine else None)
+    return collectives.from_first(own_checkpoint(run) if collectives.rank() == 0 else None)
+
+
+def own_checkpoint(run: RunDir) -> Checkpoint | None:
+    """The run's checkpoint, to go on from, with the best.pt that belongs to it; None: no epoch yet.
+
+    Where its last epoch is the best one, best.pt is a copy of it, and made again if need be.
+
+    Raises:
+        InputError: the checkpoint is broken; it is of another version of the training; or best.pt
+            is gone, or another one than this training wrote.
+    """
+    if not run.has(CHECKPOINT):
+        return None
+    found = checkpoint.load(run / CHECKPOINT)
+    if found.identity.version != TRAIN_VERSION:
+        raise InputError(
+            f"the checkpoint is of version {found.identity.version} of the training, this is"
+            f" {TRAIN_VERSION}: its epochs cannot be mixed",
+            where=CHECKPOINT,
+            remedy="choose another --name, or --force to train anew",
+            code="train.version",
+        )
+    best = sha256_bounded(run / BEST, MAX_CHECKPOINT_BYTES) if run.has(BEST) else None
+    if not found.best_sha256:
+        last = read_bounded(run / CHECKPOINT, MAX_CHECKPOINT_BYTES)
+        if best != sha256_bytes(last):
+            write_atomic(run / BEST, last)
+        return replace(found, best_sha256=sha256_bytes(last))
+    if best != found.best_sha256:
+        what = "is missing" if best is None else "is another file"
+        raise InputError(
+            f"the best network of this training, of epoch {found.best_epoch}, {what}",
+            where=BEST,
+            remedy="put it back, choose another --name, or --force to train anew",
+            code="train.best",
+        )
+    return found
 
 
 def data_sha256(*splits: Split | Listed) -> Sha256:

@@ -2,8 +2,8 @@
 
 Checked in this order: size, zip directory (stored entries that add up), the entries' checksums
 (torch itself compares none), the pickle's opcodes (no class but plain tensors),
-`torch.load(weights_only=True)`. Memory stays within a few times the file's size; names, types and
-shapes are the caller's to check.
+`torch.load(weights_only=True)`. Memory stays within a few times the file's size, and 100 MB
+for what a small table can unfold to; names, types and shapes are the caller's to check.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Final
 
 import torch
@@ -24,6 +25,13 @@ from ndtool.rundir import MAX_CHECKPOINT_BYTES
 MAX_PICKLE_BYTES: Final = 16 * 1024**2  # everything but the tensors
 _CLASSES: Final = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"}
 _BUILDERS: Final = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
+_SETS: Final = {"EMPTY_SET", "FROZENSET"}  # 216 bytes from one, and nobody's table has any
+# Opcodes of a few bytes that take some 100 each in memory: containers, and references to any value
+_ALLOCATING: Final = {
+    *("MARK", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "DICT", "LIST", "TUPLE"),
+    *("TUPLE1", "TUPLE2", "TUPLE3", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "REDUCE", "DUP"),
+}
+MAX_ALLOCATING: Final = 1_000_000  # ours has three an epoch, of at most 100,000, and few others
 # What zipfile, pickletools and torch's restricted unpickler raise on bytes that are not theirs.
 _BROKEN: Final = (
     NotImplementedError,
@@ -33,6 +41,7 @@ _BROKEN: Final = (
     LookupError,
     RuntimeError,
     TypeError,
+    UnpicklingError,
     ValueError,
 )
 
@@ -86,7 +95,13 @@ def _container_problem(data: bytes, classes: Collection[str], max_entries: int) 
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
             return "it has no table of its own"
         table = archive.read(pickles[0])
+    allocating = 0
     for opcode, argument, _ in pickletools.genops(table):
-        if opcode.name in _BUILDERS or (opcode.name == "GLOBAL" and argument not in classes):
+        allocating += opcode.name in _ALLOCATING
+        if allocating > MAX_ALLOCATING:
+            return "its table has too many parts"
+        if opcode.name in _BUILDERS | _SETS or (
+            opcode.name == "GLOBAL" and argument not in classes
+        ):
             return "it holds more than numbers and tensors"
     return ""

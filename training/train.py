@@ -18,6 +18,7 @@ from ndtool.arch import ArchSpec
 from ndtool.contract import Contract
 from ndtool.data.folder import Listed
 from ndtool.data.types import Split
+from ndtool.files import sha256_bytes, write_atomic
 from ndtool.options import TrainOptions
 from ndtool.rundir import BEST, CHECKPOINT, HISTORY, TRAIN_LOG, RunDir
 from ndtool.training import checkpoint, collectives
@@ -119,10 +120,13 @@ def train(
     def after_epoch(state: TrainState, best: bool) -> None:  # noqa: FBT001  (fit's callback)
         if collectives.rank() > 0:  # the first process writes
             return
-        # best.pt first: a kill in between repeats this epoch, and writes the same best again.
         if best:
-            checkpoint.save(run / BEST, state, identity)
-        checkpoint.save(run / CHECKPOINT, state, identity)
+            state.best_sha256 = ""
+        data = checkpoint.encode(state, identity)
+        write_atomic(run / CHECKPOINT, data)
+        if best:  # after a kill in between, `own_checkpoint` makes the copy
+            write_atomic(run / BEST, data)
+            state.best_sha256 = sha256_bytes(data)
         tell()
 
     if collectives.rank() == 0:

@@ -109,10 +109,11 @@ def train_in_processes(
     require("torch")
     from ndtool.training.checks import check_options
     from ndtool.training.launch import run_processes
+    from ndtool.training.stage import resume_hint
 
     check_options(prepared.options)
     count, run = prepared.options.nproc, prepared.run
-    console.set_resume_hint(f"last checkpoint {run / CHECKPOINT}; repeat the command to go on")
+    console.set_resume_hint(resume_hint(run, force=force))
     state = console.STATE
     job = _Job(
         options=prepared.options,
@@ -188,7 +189,7 @@ def _judge(codes: Sequence[int | None], run: RunDir) -> None:
     raise InputError(
         f"process {rank} of {len(codes)} {how}{kept}",
         where=console.visible(str(run.path)),
-        remedy=f"repeat the command to go on{memory}",
+        remedy=f"repeat the command (without --force) to go on{memory}",
         code="train.process-lost",
     )
 

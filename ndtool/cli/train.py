@@ -20,7 +20,7 @@ from ndtool.cli.verbs import (
     verb,
 )
 from ndtool.machine import Place
-from ndtool.options import READ_BY, TRAIN, WORD_OF, TrainOptions
+from ndtool.options import TRAIN, WORD_OF, TrainOptions, is_read
 
 
 @verb(TRAIN)
@@ -117,13 +117,14 @@ def _train_run(
 
 
 def _tell_unread(options: TrainOptions, given: dict[str, str]) -> None:
-    """Name the flags that the recipe does not read."""
+    """Name the flags that this training does not read."""
     unread = [
         f"--{WORD_OF.get(field, field).replace('_', '-')}"
         for field, origin in given.items()
-        if origin == "flag" and options.recipe not in READ_BY.get(field, (options.recipe,))
+        if origin == "flag" and not is_read(field, options)
     ]
     if unread:
         console.warn(
-            "train.not-read", f"{', '.join(unread)}: not read by --recipe {options.recipe.value}"
+            "train.not-read",
+            f"{', '.join(unread)}: not read by --recipe {options.recipe.value} with these options",
         )

@@ -128,7 +128,7 @@ class Readers:
             raise InputError(
                 "a process that decodes images was killed, perhaps for want of memory",
                 where="--loaders",
-                remedy="repeat the command to go on from the last checkpoint, with fewer loaders",
+                remedy="repeat the command (without --force) to go on, with fewer --loaders",
                 code="data.loader-killed",
             ) from error
         finally:
@@ -146,6 +146,11 @@ def chunks_of(files: Sequence[ImageFile], rows: Sequence[int], *, epoch: int) ->
 def _start() -> None:
     """Begin a worker: Ctrl-C is its parent's business, and it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this process, which multiprocessing has started, at once when its parent is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

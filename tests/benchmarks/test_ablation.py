@@ -23,6 +23,7 @@ from scipy import stats
 
 from ndtool.export.extract import extract_student, float_logits
 from ndtool.prepare import prepare
+from ndtool.rundir import RunDir
 from ndtool.training.stage import train_stage
 from ndtool.types import Part
 
@@ -235,7 +236,7 @@ def test_the_page_has_a_line_for_each_row() -> None:
             "paper_table": 1,
             "data": "DATA",
             "set_up": "SET-UP",
-            "command": "COMMAND",
+            "commands": ["COMMAND"],
             "machine": {"torch": "2"},
             "table": report.tabulate(found),
             "differences": report.compare(found),
@@ -288,27 +289,38 @@ def test_a_pupil_waits_for_its_teacher(tmp_path: Path) -> None:
     assert [j.name for j in ablation.startable(jobs, tmp_path)] == [j.name for j in jobs]
 
 
-def test_a_folder_keeps_its_settings_and_collects_rows(tmp_path: Path) -> None:
+def test_a_folder_keeps_its_settings(tmp_path: Path) -> None:
     base = ["--table", "1", "--data", "digits", "--epochs", "3", "--out", str(tmp_path)]
-    first = ablation.parse_arguments([*base, "--rows", "baseline"])
-    ablation.settle(tmp_path, first.flags, "digits", first)
-    ablation.settle(tmp_path, first.flags, "digits", first)
+    mine = ablation.parse_arguments(base)
+    first, images = ablation.find_images(mine, tmp_path)
+    for _ in range(2):
+        ablation.settle(tmp_path, mine.flags, images.title, first, mine)
     other = ablation.parse_arguments([*base, "--set", "lr=.2"])
     with pytest.raises(SystemExit, match="other settings"):
-        ablation.settle(tmp_path, other.flags, "digits", other)
-    assert ablation.remember_rows(tmp_path, first) == ["baseline"]
-    second = ablation.parse_arguments([*base, "--rows", "full,baseline"])
-    assert ablation.remember_rows(tmp_path, second) == ["full", "baseline"]
-    assert json.loads((tmp_path / "rows-1.json").read_text()) == ["baseline", "full"]
+        ablation.settle(tmp_path, other.flags, images.title, first, other)
+    tiny = f"npz:{tiny_data.write_npz(tmp_path / 'tiny.npz')}"
+    other_data = prepare(replace(first.options, data=tiny), name="step", out=tmp_path)
+    with pytest.raises(SystemExit, match="other settings"):
+        ablation.settle(tmp_path, mine.flags, images.title, other_data, mine)
+
+
+def test_rows_stay_in_a_table_with_their_seeds(tmp_path: Path) -> None:
+    assert ablation.remember_rows(tmp_path, 1, ["baseline"], [0, 1]) == {"baseline": [0, 1]}
+    assert ablation.remember_rows(tmp_path, 2, ["full"], [0]) == {"full": [0]}
+    both = {"baseline": [0, 1, 4], "full": [4]}
+    assert ablation.remember_rows(tmp_path, 1, ["full", "baseline"], [4]) == both
+    assert ablation.remember_rows(tmp_path, 1, [], []) == both
 
 
 def test_places_are_not_in_what_is_published(tmp_path: Path) -> None:
     words = ["--table", "2", "--data", f"npz:{tmp_path}/cifar.npz", "--epochs", "3"]
     found = ablation.parse_arguments([*words, "--seeds", "2,0", "--out", str(tmp_path)])
     assert found.seeds == [0, 2] and found.label == "cifar"
-    command = ablation.command_line(found, ["full", "baseline@2"])
-    assert str(tmp_path) not in command and "--rows full,baseline@2" in command
-    assert "--rows" not in ablation.command_line(found, rows.TABLES[2])
+    two, one = ablation.command_lines(found, {"baseline": [3], "full": [0, 1], "mix": [0, 1]})
+    assert str(tmp_path) not in one + two
+    assert "--seeds 0,1 --rows full,mix" in two and "--seeds 3 --rows baseline" in one
+    (whole,) = ablation.command_lines(found, {row: [0, 2] for row in rows.TABLES[2]})
+    assert "--rows" not in whole
     assert ablation.find_data(found.data) == (found.data, "cifar")
 
 
@@ -413,8 +425,15 @@ def test_a_stopped_table_is_finished_by_the_same_call(
     assert ablation.main(words) == 0
     assert capfd.readouterr().out.startswith("2 of 2 runs are done")
 
+    # What other calls have left undone is told by each of them.
+    more = [*words, "--rows", "mix", "--seeds", "1", "--minutes", "0.0001"]
+    assert ablation.main(more) == ablation.UNFINISHED
+    assert ablation.main(words) == 0
+    assert "Not finished: mix-s1." in page.read_text()
 
-def test_no_run_goes_on_after_sigterm(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_run_goes_on_when_the_program_is_ended(tmp_path: Path, number: int) -> None:
     data = tiny_data.write_npz(tmp_path / "tiny.npz")
     words = ["--table", "1", "--data", f"npz:{data}", "--epochs", "9999", "--seeds", "0"]
     words += ["--set", "resolution=16", "--rows", "baseline"]
@@ -429,12 +448,28 @@ def test_no_run_goes_on_after_sigterm(tmp_path: Path) -> None:
     )
     try:
         eventually(history.is_file)
-        started.terminate()
-        assert started.wait(60) == 143
+        started.send_signal(number)
+        assert started.wait(60) == (143 if number == signal.SIGTERM else -number)
         eventually(lambda: not group_lives(started.pid))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_run_that_another_process_is_at_is_unfinished_and_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    data = tiny_data.write_npz(tmp_path / "tiny.npz")
+    words = ["--table", "1", "--data", f"npz:{data}", "--epochs", "1", "--seeds", "0"]
+    words += ["--set", "resolution=16", "--rows", "baseline"]
+    words += ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
+    other = RunDir(tmp_path / "out" / "runs" / "baseline-s0")
+    other.path.mkdir(parents=True)
+    with other.lock():
+        assert ablation.main(words) == ablation.UNFINISHED
+    assert ablation.main(words) == 0
 
 
 def group_lives(number: int) -> bool:

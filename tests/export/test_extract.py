@@ -28,7 +28,8 @@ def found(tmp_path: Path) -> checkpoint.Checkpoint:
         torch=str(torch.__version__),
         threads=1,
     )
-    checkpoint.save(tmp_path / "x.pt", TrainState(net=net, ends=(1,), best_accuracy=0.0), identity)
+    state = TrainState(net=net, ends=(1,), best_accuracy=0.0)
+    (tmp_path / "x.pt").write_bytes(checkpoint.encode(state, identity))
     return checkpoint.load(tmp_path / "x.pt")
 
 

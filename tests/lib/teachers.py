@@ -50,7 +50,7 @@ def save_checkpoint(
         threads=1,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(path, TrainState(net=net, ema=ema, ends=(1,)), identity)
+    path.write_bytes(checkpoint.encode(TrainState(net=net, ema=ema, ends=(1,)), identity))
     return path
 
 

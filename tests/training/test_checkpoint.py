@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndtool.errors import InputError
+from ndtool.files import write_atomic
 from ndtool.rundir import MAX_CHECKPOINT_BYTES
 from ndtool.training import checkpoint
 from ndtool.training.checkpoint import Identity
@@ -53,7 +54,7 @@ def saved(path: Path, *, averaged: bool = False) -> tuple[TrainState, Identity]:
         threads=2,
         processes=3,
     )
-    checkpoint.save(path, state, identity)
+    path.write_bytes(checkpoint.encode(state, identity))
     return state, identity
 
 
@@ -110,7 +111,7 @@ def test_a_failed_write_leaves_the_old_file(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(path, state, identity)
+        write_atomic(path, checkpoint.encode(state, identity))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
@@ -343,6 +344,34 @@ def test_a_hostile_table_of_names_stays_small(tmp_path: Path) -> None:
     torch.save(value, buffer)
     path.write_bytes(buffer.getvalue())
     refuse(path, "not a table")
+
+
+@pytest.mark.parametrize(
+    ("opcode", "count", "said"),
+    [
+        (b"}", 1_000_001, "too many parts"),  # an empty dict, 64 bytes of memory from one
+        (b"q\x00", 1_000_001, "too many parts"),
+        (b"\x8f", 1, "more than numbers"),  # an empty set
+        (b"2", 1, "UnpicklingError"),  # which torch does not know
+        (b"}", 400_000, "field format"),
+    ],
+)
+def test_a_table_that_unfolds_is_refused(
+    good: bytes, place: Path, opcode: bytes, count: int, said: str
+) -> None:
+    table = b"\x80\x02" + b"}" + opcode * count + b"}."
+    with (
+        zipfile.ZipFile(io.BytesIO(good)) as old,
+        zipfile.ZipFile(place, "w", zipfile.ZIP_STORED) as new,
+    ):
+        for entry in old.infolist():
+            own = entry.filename.endswith("data.pkl")
+            new.writestr(entry.filename, table if own else old.read(entry))
+    tracemalloc.start()
+    refuse(place, said)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * place.stat().st_size + 50e6
 
 
 def test_weights_that_changed_on_their_way_are_refused(good: bytes, place: Path) -> None:

@@ -367,7 +367,10 @@ def test_interrupted_killed_and_gone_on_with(
     errors = [line for line in err.splitlines() if "error" in line]
     assert len(errors) == 1, err
     assert "process 1 of 2 was ended by SIGKILL; the last checkpoint is kept" in errors[0]
-    assert "repeat the command to go on" in errors[0] and "[train.process-lost]" in errors[0]
+    assert (
+        "repeat the command (without --force) to go on" in errors[0]
+        and "[train.process-lost]" in errors[0]
+    )
     assert time.monotonic() - killed_at < 30
     assert not is_left(second.pid)
 
