@@ -121,19 +121,26 @@ def readable(folder: Path) -> str:
 
 
 def differences(a: Path, b: Path) -> list[str]:
-    """Fields in which two checkpoints differ; all count but the seconds of an epoch."""
+    """Fields in which two checkpoints differ; all count but the seconds of an epoch.
+
+    The hash of best.pt is of those seconds, too; its fields are compared by themselves.
+    """
     left, right = checkpoint.load(a), checkpoint.load(b)
-    names = [field.name for field in fields(left)]
+    names = [field.name for field in fields(left) if field.name != "best_sha256"]
     return [name for name in names if bits(getattr(left, name)) != bits(getattr(right, name))]
 
 
 def bits(value: object) -> object:
     """`value` in a form whose == is equality of bits; history without its times."""
-    if isinstance(value, Tensor):
-        return value.view(torch.int32).numpy().tobytes()  # 0.0 == -0.0 would hide a difference
-    if isinstance(value, tuple):
-        return [{key: row[key] for key in row if key not in TIME_COLUMNS} for row in value]
-    return value
+    match value:
+        case Tensor():
+            return value.view(torch.int32).numpy().tobytes()  # 0.0 == -0.0 would hide a difference
+        case tuple():
+            return [bits(part) for part in value]
+        case dict():
+            return {key: cell for key, cell in value.items() if key not in TIME_COLUMNS}
+        case _:
+            return value
 
 
 def main() -> int:
