@@ -193,9 +193,14 @@ def is_read(field: str, options: TrainOptions) -> bool:
     """Whether a training with `options` reads this one of them."""
     distils = options.recipe is Recipe.NETDISTILLER
     match field:
-        case "student_loss" | "surgery" | "expand":
-            return distils
-        case "teacher_start" | "teacher_stop" | "teacher_every":
+        case (
+            "student_loss"
+            | "surgery"
+            | "expand"
+            | "teacher_start"
+            | "teacher_stop"
+            | "teacher_every"
+        ):
             return distils
         case "uncertainty":
             return distils and options.student_loss is StudentLoss.UD
