@@ -2,8 +2,8 @@
 
 Checked in this order: size, zip directory (stored entries that add up), the entries' checksums
 (torch itself compares none), the pickle's opcodes (no class but plain tensors),
-`torch.load(weights_only=True)`. Memory stays within a few times the file's size, and 100 MB
-for what a small table can unfold to; names, types and shapes are the caller's to check.
+`torch.load(weights_only=True)`. Memory stays within a few times the file's size, and 250 MB
+that a table of the largest size can unfold to; names, types and shapes are the caller's to check.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ MAX_PICKLE_BYTES: Final = 16 * 1024**2  # everything but the tensors
 _CLASSES: Final = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"}
 _BUILDERS: Final = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
 _SETS: Final = {"EMPTY_SET", "FROZENSET"}  # 216 bytes from one, and nobody's table has any
-# Opcodes of a few bytes that take some 100 each in memory: containers, and references to any value
+# Opcodes of a few bytes that take 50 to 100 each in memory: containers, texts, references
 _ALLOCATING: Final = {
     *("MARK", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "DICT", "LIST", "TUPLE"),
     *("TUPLE1", "TUPLE2", "TUPLE3", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "REDUCE", "DUP"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 MAX_ALLOCATING: Final = 1_000_000  # ours has three an epoch, of at most 100,000, and few others
 # What zipfile, pickletools and torch's restricted unpickler raise on bytes that are not theirs.

@@ -351,6 +351,7 @@ def test_a_hostile_table_of_names_stays_small(tmp_path: Path) -> None:
     [
         (b"}", 1_000_001, "too many parts"),  # an empty dict, 64 bytes of memory from one
         (b"q\x00", 1_000_001, "too many parts"),
+        (b"U\x02ab", 1_000_001, "too many parts"),  # a text, 51 bytes from four
         (b"\x8f", 1, "more than numbers"),  # an empty set
         (b"2", 1, "UnpicklingError"),  # which torch does not know
         (b"}", 400_000, "field format"),
